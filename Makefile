@@ -1,0 +1,59 @@
+# `make run` and `make test` are all a newcomer needs; the rest is listed by `make help`.
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+# cpu or gpu: which onnxruntime is installed. Never both.
+ACCELERATOR ?= cpu
+PORT ?= 8080
+MODEL_PORT ?= 8081
+PACKAGES := proxy rass detectors benchmarks
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(ACCELERATOR)
+
+.PHONY: help install run demo test check format bench bundle reference-model lock clean
+
+help: ## what each target does
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
+
+install: $(STAMP) ## create .venv and install everything into it, once
+
+$(STAMP): pyproject.toml requirements.lock requirements-litellm.lock scripts/install.sh scripts/check_extras.py
+	VENV=$(VENV) ACCELERATOR=$(ACCELERATOR) scripts/install.sh
+	@touch $@
+
+run: install ## start model and proxy, print the table, stay up
+	$(BIN)/rass-proxy up --demo --port $(PORT) --model-port $(MODEL_PORT)
+
+demo: install ## the table against a proxy that is already up
+	$(BIN)/rass-proxy demo
+
+test: install check ## every check and every test
+	$(BIN)/python -m pytest
+
+check: install ## lint, format, types, import rules
+	$(BIN)/ruff check $(PACKAGES) tests scripts
+	$(BIN)/ruff format --check $(PACKAGES) tests scripts
+	$(BIN)/mypy --strict $(addprefix -p ,$(PACKAGES))
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_extras.py
+
+format: install ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix $(PACKAGES) tests scripts
+	$(BIN)/ruff format $(PACKAGES) tests scripts
+
+bench: install ## quality of raw model against proxy; both must be up (make run)
+	$(BIN)/rass-bench quality --prompts reference:report \
+	    --target raw=http://127.0.0.1:$(MODEL_PORT) --target proxy=http://127.0.0.1:$(PORT)
+
+bundle: install ## build the shipped bundle again from the shipped weights
+	$(BIN)/build-vectors --model reference --out rass/reference/bundle
+
+reference-model: install ## train the shipped reference model again
+	$(BIN)/rass reference train
+
+lock: ## resolve the dependencies again (needs uv)
+	scripts/lock.sh
+
+clean: ## remove the environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
