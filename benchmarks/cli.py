@@ -1,0 +1,173 @@
+"""`rass-bench`: measure over-refusal and safety of running servers, or replay recorded answers through the proxy.
+
+Exit codes: 0 done; 1 a server failed, some requests got no answer, or totals disagree; 2 wrong usage or input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.errors import BenchmarkError, InputError
+
+# The measuring modules import aiohttp and rich; --help answers without them.
+if TYPE_CHECKING:
+    from benchmarks.targets import Limits
+
+__all__ = ["main"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "quality":
+            return _quality(arguments)
+        return _replay(arguments)
+    except BenchmarkError as error:
+        print(f"rass-bench: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("rass-bench: interrupted; nothing was reported", file=sys.stderr)
+        return 130
+
+
+def _quality(arguments: argparse.Namespace) -> int:
+    from benchmarks import quality
+    from benchmarks.targets import parse_target
+
+    report = quality.run(
+        quality.QualityOptions(
+            targets=tuple(parse_target(text) for text in arguments.target),
+            prompts=arguments.prompts,
+            grammar=arguments.grammar,
+            model=arguments.model,
+            per_cell=arguments.limit_per_cell,
+            seed=arguments.seed,
+            max_tokens=arguments.max_tokens,
+            limits=_limits(arguments),
+            headers=_authorization(arguments.api_key_env),
+        )
+    )
+    if arguments.transcripts is not None:
+        quality.write_transcripts(report, arguments.transcripts)
+    if arguments.json:
+        print(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
+    else:
+        from rich.console import Console
+
+        from benchmarks.report import print_quality
+
+        print_quality(report, Console())
+    if report.failed:
+        print(f"rass-bench: {report.failed} requests got no answer and were counted as failures", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from benchmarks import replay
+
+    report = replay.run(replay.ReplayOptions(arguments.responses, arguments.upstream_host, _limits(arguments)))
+    if arguments.json:
+        print(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
+    else:
+        from rich.console import Console
+
+        from benchmarks.report import print_replay
+
+        print_replay(report, Console())
+    if not report.agree:
+        print("rass-bench: the proxy's metrics disagree with what the client counted", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rass-bench", description="Measure served models and proxies over HTTP.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    quality = commands.add_parser(
+        "quality", help="over-refusal and safety of running servers, compared request by request"
+    )
+    quality.add_argument(
+        "--target",
+        action="append",
+        required=True,
+        metavar="NAME=URL",
+        help="a server; the first is what others are compared with",
+    )
+    quality.add_argument(
+        "--prompts",
+        default="reference:report",
+        metavar="NAME",
+        help="reference:report or a JSON Lines file (%(default)s)",
+    )
+    quality.add_argument(
+        "--grammar", type=Path, metavar="FILE", help="scores the answers (grammar.json beside the prompts)"
+    )
+    quality.add_argument("--model", metavar="ID", help="model to ask for (the first that each target lists)")
+    quality.add_argument(
+        "--limit-per-cell", type=_positive, metavar="N", help="at most N base requests of each kind and language (all)"
+    )
+    quality.add_argument("--seed", type=int, default=0, metavar="N", help="which ones a limit keeps (%(default)s)")
+    quality.add_argument(
+        "--max-tokens", type=_positive, default=128, metavar="N", help="length of answers (%(default)s)"
+    )
+    quality.add_argument(
+        "--api-key-env", metavar="VARIABLE", help="environment variable with the key to send as a bearer token"
+    )
+    quality.add_argument(
+        "--transcripts", type=Path, metavar="FILE", help="write every request, answer and outcome to FILE (JSON Lines)"
+    )
+    _add_common(quality)
+
+    replay = commands.add_parser("replay", help="recorded answers of real models through the real proxy")
+    replay.add_argument(
+        "--responses", type=Path, required=True, metavar="FILE", help="recorded, labelled answers (JSON Lines)"
+    )
+    replay.add_argument(
+        "--upstream-host", default="127.0.0.1", metavar="HOST", help="where both local servers listen (%(default)s)"
+    )
+    _add_common(replay)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--concurrency", type=_positive, default=32, metavar="N", help="requests in flight (%(default)s)"
+    )
+    parser.add_argument(
+        "--timeout-s", type=_positive, default=120, metavar="N", help="seconds for each try of a request (%(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    from benchmarks.targets import Limits
+
+    return Limits(concurrency=arguments.concurrency, timeout_s=float(arguments.timeout_s))
+
+
+def _authorization(variable: str | None) -> dict[str, str]:
+    if variable is None:
+        return {}
+    key = os.environ.get(variable)
+    if not key:
+        raise InputError(f"--api-key-env: the environment has no variable {variable}")
+    return {"Authorization": f"Bearer {key}"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
