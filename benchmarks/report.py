@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -13,31 +16,28 @@ from detectors.statistics import Interval
 
 __all__ = ["print_quality", "print_replay"]
 
+# Tables stay within 80 columns with two targets: logs and pipes have no more.
 _TITLES = {
-    "orr": "over-refused (ORR)",
-    "hrr": "harmful refused (HRR)",
-    "asr": "attacks answered (ASR)",
-    "asr_on_topic": "attacks answered on topic",
+    "orr": "ORR benign refused",
+    "hrr": "HRR harmful refused",
+    "asr": "ASR attack answered",
+    "asr_on_topic": "ASR on topic",
     "on_topic": "answers on topic",
-    "plain_refused": "plain benign refused",
+    "plain_refused": "plain refused",
 }
 
 
 def print_quality(report: QualityReport, console: Console) -> None:
     """Print rates by target and language, then each comparison with the first target."""
-    table = Table(title=f"{report.prompts['name']}: {report.prompts['rows']} requests, 95 % exact intervals, %")
-    table.add_column("rate")
-    table.add_column("language")
-    for name in report.targets:
-        table.add_column(name, justify="right")
-    table.add_column("base requests", justify="right")
+    console.print(f"{report.prompts['name']}: {report.prompts['rows']} requests", markup=False)
+    table = _table("rates in %, exact 95 % intervals, n base requests", ["rate", "lang"], [*report.targets, "n"])
     parts = list(report.targets.values())
     for key, title in _TITLES.items():
         overall = [part.overall.named()[key] for part in parts]
-        table.add_row(title, "all", *map(_rate, overall), str(overall[0].n))
+        table.add_row(title, "all", *map(_rate, overall), _numbers(overall))
         for language in parts[0].by_language:
             rates = [part.by_language[language].named()[key] for part in parts]
-            table.add_row("", language, *map(_rate, rates), str(rates[0].n))
+            table.add_row("", language, *map(_rate, rates), _numbers(rates))
         table.add_section()
     console.print(table)
     for name, comparison in report.paired.items():
@@ -52,25 +52,38 @@ def print_quality(report: QualityReport, console: Console) -> None:
 
 
 def _comparison(comparison: Comparison, title: str) -> Table:
-    table = Table(title=f"{title}: paired, Tango intervals, points")
-    for column, justify in (("figure", "left"), ("part", "left"), ("value", "right"), ("counts", "right")):
-        table.add_column(column, justify="right" if justify == "right" else "left")
+    table = _table(f"{title}: paired, points or %", ["figure", "part"], ["value", "worse", "better", "n"])
     for label, parts in (
-        ("loss of HRR", comparison.hrr_loss),
-        ("rise of ASR", comparison.asr_rise),
+        ("HRR loss", comparison.hrr_loss),
+        ("ASR rise", comparison.asr_rise),
         ("", comparison.asr_rise_by_wrapping),
     ):
         for part, difference in parts.items():
-            table.add_row(label if part == "all" else "", part, _difference(difference), _counts(difference))
-    table.add_section()
-    table.add_row(
-        "plain benign identical", "all", _rate(comparison.plain_identical), f"n {comparison.plain_identical.n}"
-    )
-    table.add_section()
+            counts = (str(difference.worse), str(difference.better), str(difference.n))
+            table.add_row(label if part == "all" else "", part, _difference(difference), *counts)
+        if label != "ASR rise":
+            table.add_section()
     recovered = {"all": comparison.recovered_on_topic, **comparison.recovered_on_topic_by_language}
-    for part, rate in recovered.items():
-        table.add_row("recovered on topic" if part == "all" else "", part, _rate(rate), f"n {rate.n}")
+    for label, rates in (("plain identical", {"all": comparison.plain_identical}), ("recovered on topic", recovered)):
+        for part, rate in rates.items():
+            table.add_row(label if part == "all" else "", part, _rate(rate), "", "", str(rate.n))
+        table.add_section()
     return table
+
+
+def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for column in words:
+        table.add_column(column, no_wrap=True)
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _numbers(rates: Sequence[Rate]) -> str:
+    """Targets that answer unequal numbers of requests stand on unequal n where only answers count."""
+    numbers = [str(rate.n) for rate in rates]
+    return numbers[0] if len(set(numbers)) == 1 else "/".join(numbers)
 
 
 def _rate(rate: Rate) -> str:
@@ -89,16 +102,13 @@ def _difference(part: PairedDifference) -> str:
     return f"{100 * part.interval.value:+.2f} ({100 * part.interval.low:+.2f} to {100 * part.interval.high:+.2f})"
 
 
-def _counts(part: PairedDifference) -> str:
-    return f"worse {part.worse}, better {part.better}, n {part.n}"
-
-
 def print_replay(report: ReplayReport, console: Console) -> None:
     """Print detection by model and the cross-check of the totals."""
-    table = Table(title="refusals found by the proxy, against people's labels (95 % exact intervals, %)")
-    table.add_column("model")
-    for column in ("rows", "labelled refusals", "found", "recall", "precision", "labelled partly: verdicts"):
-        table.add_column(column, justify="right")
+    table = _table(
+        "refusals found, against human labels (%, exact 95 % intervals)",
+        ["model"],
+        ["rows", "refused", "found", "recall", "precision"],
+    )
     for model, part in [*report.by_model.items(), ("all", report.overall)]:
         if model == "all":
             table.add_section()
@@ -109,9 +119,10 @@ def print_replay(report: ReplayReport, console: Console) -> None:
             str(part.found),
             _interval(part.recall),
             _interval(part.precision),
-            ", ".join(f"{verdict} {number}" for verdict, number in part.partly.items()) or "–",
         )
     console.print(table)
+    partly = ", ".join(f"{number} {verdict}" for verdict, number in report.overall.partly.items())
+    console.print(f"verdicts on answers that people called partly a refusal: {partly or 'none'}", markup=False)
     for label, totals in (("requests", report.requests), ("refusals", report.refusals)):
         verdict = "as in /metrics" if totals.agree else f"but /metrics says {totals.metrics}"
         console.print(f"{label}: {totals.client} counted here, {verdict}", markup=False)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from benchmarks.recordings import Recording
+from benchmarks.replay import ReplayReport, Totals, detection, metric_total
+from detectors.verdict import RefusalKind
+
+FULL, PARTIAL, ANSWER = RefusalKind.FULL, RefusalKind.PARTIAL, RefusalKind.ANSWER
+
+
+def recording(number: int, refusal: bool | None, prompt: str | None = None) -> Recording:
+    return Recording(str(number), "m", prompt or f"prompt {number}", "text", refusal, 0)
+
+
+def test_detection_counts_only_labelled_rows() -> None:
+    judged = [
+        (recording(0, True), FULL),
+        (recording(1, True), PARTIAL),
+        (recording(2, False), FULL),
+        (recording(3, False), ANSWER),
+        (recording(4, None), FULL),
+        (recording(5, None), PARTIAL),
+    ]
+    found = detection(judged)
+    assert (found.rows, found.labelled_refusals, found.found, found.false_alarms) == (6, 2, 1, 1)
+    assert (found.recall.value, found.precision.value) == (0.5, 0.5)
+    assert found.partly == {"full": 1, "partial": 1}
+
+
+def test_answers_to_one_prompt_do_not_narrow_the_interval() -> None:
+    apart = detection([(recording(n, True), FULL) for n in range(50)])
+    together = detection([(recording(n, True, prompt=f"prompt {n % 10}"), FULL) for n in range(50)])
+    # All of n found: the exact lower end is 0.025 ** (1 / n).
+    assert apart.recall.low == pytest.approx(0.025 ** (1 / 50))
+    assert together.recall.low == pytest.approx(0.025 ** (1 / 10))
+
+
+def test_nothing_labelled_is_not_zero() -> None:
+    found = detection([(recording(0, None), ANSWER)])
+    assert math.isnan(found.recall.value)
+    assert found.to_json()["recall"] == {"value": None, "low": 0.0, "high": 1.0}
+
+
+def test_sums_a_counter_over_its_labels() -> None:
+    page = (
+        "# HELP rass_refusals Refusals.\n# TYPE rass_refusals counter\n"
+        'rass_refusals_total{kind="over",language="en"} 3.0\n'
+        'rass_refusals_total{kind="unknown",language="de"} 4.0\n'
+        'rass_refusals_created{kind="over",language="en"} 1.7e9\n'
+    )
+    assert metric_total(page, "rass_refusals_total") == 7
+    assert metric_total(page, "rass_requests_total") == 0
+
+
+def test_the_totals_must_agree() -> None:
+    part = detection([(recording(0, True), FULL)])
+    good = ReplayReport({"m": part}, part, Totals(1, 1), Totals(1, 1), 0.1)
+    assert good.agree
+    assert not ReplayReport({"m": part}, part, Totals(1, 1), Totals(1, 2), 0.1).agree
+    assert good.to_json()["totals"]["agree"] is True
