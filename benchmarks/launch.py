@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import sys
 import tempfile
@@ -39,10 +40,14 @@ async def running_proxy(upstream: str, host: str, options: Sequence[str]) -> Asy
     port = free_port(host)
     url = f"http://{host}:{port}"
     command = [sys.executable, "-m", "proxy.cli", "serve", "--upstream", upstream, "--host", host, "--port", str(port)]
+    # Only the options decide how the proxy runs: the settings of whoever measures would change what is measured.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RASS_PROXY_")}
     with tempfile.TemporaryDirectory(prefix="rass-bench-") as folder:
         log = Path(folder) / "proxy.log"
         with log.open("wb") as output:
-            process = await asyncio.create_subprocess_exec(*command, *options, stdout=output, stderr=output)
+            process = await asyncio.create_subprocess_exec(
+                *command, *options, stdout=output, stderr=output, env=environment
+            )
         try:
             await _ready(process, f"{url}/readyz", log)
             yield url

@@ -21,8 +21,8 @@ from detectors.verdict import Message, RefusalKind
 
 __all__ = ["Detection", "ReplayOptions", "ReplayReport", "Totals", "detection", "metric_total", "run"]
 
-# Without a bundle the proxy judges the text of answers and nothing else, which is all that recordings can tell.
-_PROXY_OPTIONS = ("--mode", "observe", "--bundle", "none")
+# No bundle is named: the proxy then judges the text of answers and nothing else, which is all that recordings can tell.
+_PROXY_OPTIONS = ("--mode", "observe")
 
 
 @dataclass(frozen=True, slots=True)
