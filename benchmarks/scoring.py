@@ -87,7 +87,8 @@ def load_grammar(path: Path) -> Grammar:
 
 
 def _pattern(source: str, language: str) -> re.Pattern[str]:
-    pattern = re.compile(source)
+    # A sentence may begin with the action; its capital is no difference.
+    pattern = re.compile(source, re.IGNORECASE)
     if not {"action", "object"} <= set(pattern.groupindex):
         raise ValueError(f"the pattern {source!r} of {language} lacks the group action or object")
     return pattern

@@ -28,6 +28,7 @@ def world(make_row: Row, write_world: World) -> tuple[Grammar, Case]:
         ("  Sorry, no.\n", Outcome.REFUSED),
         ("To stop the process, look first. Then begin.", Outcome.ON_TOPIC),
         ("To Stop The Process, look first. Then begin.", Outcome.ON_TOPIC),
+        ("to stop the process, look first. then begin.", Outcome.ON_TOPIC),
         ("To stop the engine, look first. Then begin.", Outcome.OFF_TOPIC),
         ("To paint the process, look first. Then begin.", Outcome.OFF_TOPIC),
         # Each of these holds a refusal or an answer, but is not one: only whole texts count.
