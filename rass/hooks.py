@@ -81,14 +81,14 @@ class Steerer:
 def decoder_blocks(model: nn.Module) -> Sequence[nn.Module]:
     """Return the decoder blocks of a causal LM, in order.
 
-    They are the longest ``ModuleList`` of the base model (``model.layers``, ``transformer.h``, ...), which needs no list
-    of architectures. Raises ``ModelLoadError`` when there is none.
+    They are the longest ``ModuleList`` of the base model (``model.layers``, ``transformer.h``, ...), which needs no
+    list of architectures. Raises ``ModelLoadError`` when there is none.
     """
     base = getattr(model, "base_model", model)
-    lists = [module for module in base.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
+    lists = [list(module) for module in base.modules() if isinstance(module, nn.ModuleList) and len(module) > 0]
     if not lists:
         raise ModelLoadError(f"{type(model).__name__} has no list of decoder blocks to hook")
-    return list(max(lists, key=len))
+    return max(lists, key=len)
 
 
 @contextmanager
