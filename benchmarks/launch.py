@@ -39,7 +39,20 @@ async def running_proxy(upstream: str, host: str, options: Sequence[str]) -> Asy
     """
     port = free_port(host)
     url = f"http://{host}:{port}"
-    command = [sys.executable, "-m", "proxy.cli", "serve", "--upstream", upstream, "--host", host, "--port", str(port)]
+    # -P: a folder called proxy in the working directory is not ours.
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "proxy.cli",
+        "serve",
+        "--upstream",
+        upstream,
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
     # Only the options decide how the proxy runs: the settings of whoever measures would change what is measured.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RASS_PROXY_")}
     with tempfile.TemporaryDirectory(prefix="rass-bench-") as folder:
