@@ -1,0 +1,54 @@
+"""Coordinates of a conversation as a served model reads them, and reading them within a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from detectors.verdict import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinates:
+    """What one forward pass over a conversation measured.
+
+    ``h`` is the harm logit of the request, ``rho`` the refusal logit (``None`` after an assistant turn), ``answer_h``
+    the harm logit of the final assistant turn (``None`` where there is none). ``bundle`` is the digest of the bundle
+    whose probes made them: coordinates of another bundle mean something else.
+    """
+
+    h: float | None
+    rho: float | None
+    answer_h: float | None
+    bundle: str | None
+
+
+CoordinateReader = Callable[[str, Sequence[Message]], Awaitable[Coordinates]]
+"""Reads the coordinates of a conversation from the served model of the given name; may raise anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotRead:
+    """Coordinates could not be had; ``reason`` says why in a few words."""
+
+    reason: str
+
+
+async def read_within(
+    reader: CoordinateReader, model: str, messages: Sequence[Message], *, timeout_s: float, bundle: str
+) -> Coordinates | NotRead:
+    """Read coordinates, turning every failure into data.
+
+    Late, failing or foreign (another bundle's) readings are ``NotRead``; only cancellation of the caller passes through.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            coordinates = await reader(model, messages)
+    except TimeoutError:
+        return NotRead(f"no coordinates within {timeout_s:g} s")
+    except Exception as error:  # a detector must never fail a request, whatever its transport raises
+        return NotRead(f"coordinates could not be read: {type(error).__name__}: {error}")
+    if coordinates.bundle != bundle:
+        return NotRead(f"coordinates are of bundle {coordinates.bundle or 'none'}, expected {bundle}")
+    return coordinates
