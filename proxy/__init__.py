@@ -1,0 +1,1 @@
+"""An OpenAI-compatible proxy that recovers over-refused requests and leaves warranted refusals alone."""

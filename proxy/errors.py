@@ -1,0 +1,121 @@
+"""Everything that can go wrong, as one tree, and how it looks on the wire.
+
+ProxyError                       an exchange ends with an OpenAI-shaped error body
+├── RequestError                 the client can mend it
+│   ├── InvalidBody              400  no JSON object, or nested too deeply
+│   ├── BodyTooLarge             413
+│   ├── InvalidModeHeader        400
+│   ├── SteeringNotPermitted     400  steering or engine-internal fields without the right
+│   └── PathNotRelayed           404
+└── UpstreamError                the served model's side
+    ├── UpstreamUnreachable      502
+    ├── UpstreamTimedOut         504
+    └── UpstreamBroke            502  it answered, then stopped in the middle
+StartupError                     the program does not start; the message says what to do
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+
+class ProxyError(Exception):
+    """An exchange that cannot be answered; carries what OpenAI clients expect of an error body.
+
+    ``code`` is stable and meant for programs; the message is for people and says what was wrong and what to do.
+    """
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def body(self) -> dict[str, object]:
+        """Return the OpenAI error body."""
+        return error_body(self.message, self.type, self.code, self.param)
+
+
+class RequestError(ProxyError):
+    """The client can mend it."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class InvalidBody(RequestError):
+    """The body is no JSON object."""
+
+    code = "invalid_json"
+
+
+class BodyTooLarge(RequestError):
+    """The body is longer than ``limits.max_request_bytes``."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class InvalidModeHeader(RequestError):
+    """``x-rass-mode`` names no mode."""
+
+    code = "invalid_mode"
+
+
+class SteeringNotPermitted(RequestError):
+    """A client sent steering or engine-internal fields without the right to."""
+
+    code = "steering_not_permitted"
+
+
+class PathNotRelayed(RequestError):
+    """Only listed paths are relayed."""
+
+    status = 404
+    code = "path_not_relayed"
+
+
+class UpstreamError(ProxyError):
+    """The served model could not be asked, or stopped answering; names its address."""
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_error"
+
+
+class UpstreamUnreachable(UpstreamError):
+    """No connection, or the connection ended before the first byte."""
+
+    code = "upstream_unreachable"
+
+
+class UpstreamTimedOut(UpstreamError):
+    """A time limit towards the upstream passed."""
+
+    status = 504
+    code = "upstream_timeout"
+
+
+class UpstreamBroke(UpstreamError):
+    """The upstream began to answer and stopped in the middle."""
+
+    code = "upstream_broke"
+
+
+class StartupError(Exception):
+    """The program cannot start as it was asked to; the message says what to do. Exit code 2."""
+
+
+def error_body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, object]:
+    """Return an OpenAI error body."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_event(body: Mapping[str, object]) -> bytes:
+    """Return ``body`` as a server-sent event, for a stream that fails after its head was sent."""
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"

@@ -1,0 +1,62 @@
+"""Which headers pass in each direction, and which ones are the proxy's own."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+
+MODE_HEADER = "x-rass-mode"
+ACTION_HEADER = "x-rass-action"
+ZONE_HEADER = "x-rass-zone"
+ATTEMPTS_HEADER = "x-rass-attempts"
+REFUSAL_HEADER = "x-rass-refusal"
+REQUEST_ID_HEADER = "x-request-id"
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# RFC 9110 section 7.6.1, and what each HTTP implementation writes itself.
+_PER_CONNECTION = frozenset(
+    {
+        "connection",
+        "content-length",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_NOT_SENT_UPSTREAM = _PER_CONNECTION | {"accept-encoding", "expect", "host", REQUEST_ID_HEADER}
+_NOT_SENT_TO_CLIENT = _PER_CONNECTION | {"date", "server", REQUEST_ID_HEADER}
+
+
+def request_id_of(headers: Mapping[str, str]) -> str:
+    """Return the client's request id where it is a plain one, else a new one."""
+    given = headers.get(REQUEST_ID_HEADER, "")
+    return given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+
+
+def forwarded_headers(headers: Mapping[str, str], request_id: str, api_key: str | None) -> dict[str, str]:
+    """Return the headers to send upstream; ``api_key``, where the settings hold one, replaces the client's.
+
+    Names are in lower case, here and in every mapping of headers.
+    """
+    kept = _kept(headers, _NOT_SENT_UPSTREAM)
+    kept[REQUEST_ID_HEADER] = request_id
+    if api_key is not None:
+        kept["authorization"] = f"Bearer {api_key}"
+    return kept
+
+
+def returned_headers(headers: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
+    """Return an upstream's headers as the client gets them, with the proxy's ``own`` ones."""
+    return {**_kept(headers, _NOT_SENT_TO_CLIENT), **own}
+
+
+def _kept(headers: Mapping[str, str], dropped: frozenset[str]) -> dict[str, str]:
+    return {
+        name: value for name, value in headers.items() if name not in dropped and not name.startswith("x-rass-")
+    }

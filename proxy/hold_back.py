@@ -1,0 +1,133 @@
+"""Holding back the head of a stream until it is known whether it refuses, and keeping a refused one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from enum import StrEnum
+from typing import Protocol
+
+from detectors.verdict import RefusalVerdict
+from proxy.answers import RefusalForm, StreamReader
+from proxy.errors import UpstreamError, error_event
+from proxy.settings import StreamSettings
+from proxy.upstream.protocol import UpstreamResponse
+
+
+class HeadVerdict(StrEnum):
+    """What the head of an answer shows so far."""
+
+    REFUSAL = "refusal"
+    ANSWER = "answer"
+    UNDECIDED = "undecided"
+
+
+class HeadDetector(Protocol):
+    """The incremental form of a refusal detector: one per stream."""
+
+    def feed(self, text: str) -> HeadVerdict:
+        """Take in the next piece of the answer's text and return the verdict so far."""
+        ...
+
+
+class HeldStream:
+    """An upstream's event stream whose bytes are kept until they are replayed or dropped.
+
+    Nothing is lost: what was taken in comes first on replay, then what the upstream still sends.
+    """
+
+    def __init__(self, response: UpstreamResponse) -> None:
+        self._response = response
+        self._chunks: list[bytes] = []
+        self.reader = StreamReader()
+        self.size = 0
+        self.ended = False
+        self.error: UpstreamError | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the upstream's stream came to its end and all of it is here."""
+        return self.ended and self.error is None and not self.reader.failed
+
+    async def take(self) -> str:
+        """Take in the next bytes and return the text that they added; at the end or on failure, ``""``."""
+        try:
+            chunk = await self._response.next_chunk()
+        except UpstreamError as error:
+            self.error, self.ended = error, True
+            return ""
+        if not chunk:
+            self.ended = True
+            return ""
+        self._chunks.append(chunk)
+        self.size += len(chunk)
+        return self.reader.feed(chunk)
+
+    async def drain(self, limit_bytes: int) -> None:
+        """Take in until the end or until more than ``limit_bytes`` are held."""
+        while not self.ended and self.size <= limit_bytes:
+            await self.take()
+
+    async def replay(self, judged_bytes: int) -> AsyncIterator[bytes]:
+        """Yield what was kept, then the rest as it arrives; a failure becomes an error event at the end.
+
+        The reader goes on gathering until ``judged_bytes`` were seen.
+        """
+        for chunk in self._chunks:
+            yield chunk
+        self._chunks.clear()
+        while not self.ended:
+            try:
+                chunk = await self._response.next_chunk()
+            except UpstreamError as error:
+                self.error, self.ended = error, True
+                break
+            if not chunk:
+                self.ended = True
+                break
+            self.size += len(chunk)
+            if self.size <= judged_bytes:
+                self.reader.feed(chunk)
+            yield chunk
+        if self.error is not None:
+            yield error_event(self.error.body())
+
+
+async def hold_head(
+    held: HeldStream,
+    detector: HeadDetector,
+    judge: Callable[[str], RefusalVerdict | None],
+    settings: StreamSettings,
+) -> HeadVerdict:
+    """Take in the head of a stream until it is decided, and return ``REFUSAL`` or ``ANSWER``.
+
+    An undecided head is judged as it stands after ``head_chars`` characters, ``head_ms`` milliseconds from its first
+    content, or ``buffer_bytes`` bytes. A tool call, a typed refusal or a filter ends it at once: those are not
+    recovered. Raises the ``UpstreamError`` of a stream that fails before its head was decided.
+    """
+    text = ""
+    deadline: float | None = None
+    while held.size <= settings.buffer_bytes and len(text) <= settings.head_chars:
+        try:
+            async with asyncio.timeout_at(deadline):
+                added = await held.take()
+        except TimeoutError:
+            break
+        if held.error is not None:
+            raise held.error
+        if held.ended:
+            break
+        answer = held.reader.answer()
+        if answer.called_tools or answer.form is not RefusalForm.TEXT:
+            return HeadVerdict.ANSWER
+        if not added:
+            continue
+        text += added
+        if deadline is None:
+            deadline = asyncio.get_running_loop().time() + settings.head_ms / 1000
+        verdict = detector.feed(added)
+        if verdict is not HeadVerdict.UNDECIDED:
+            return verdict
+    verdict_so_far = judge(text)
+    refused = verdict_so_far is not None and verdict_so_far.refused
+    return HeadVerdict.REFUSAL if refused else HeadVerdict.ANSWER

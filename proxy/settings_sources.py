@@ -1,0 +1,168 @@
+"""Where settings come from: files, environment and flags, merged and checked, and the default file written out.
+
+Every problem is one ``StartupError`` whose message names the key, where it was given and, for an unknown key, the
+nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import EnvSettingsSource
+
+from proxy.errors import StartupError
+from proxy.settings import ENVIRONMENT_PREFIX, Settings
+
+CONFIG_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG"
+
+
+def load_settings(flags: Mapping[str, object], config: Path | None = None) -> Settings:
+    """Return the settings; ``flags`` maps dotted keys (``recovery.max_attempts``) to values.
+
+    ``config`` is the settings file; without it, ``RASS_PROXY_CONFIG`` names one. Raises ``StartupError``.
+    """
+    path = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    merged: dict[str, Any] = {}
+    if path is not None:
+        content = read_file(path)
+        _check_known(_dotted(content), f"settings file {path}")
+        _merge(merged, content)
+    _check_environment()
+    _merge(merged, EnvSettingsSource(Settings)())
+    _check_known(iter(flags), "the command line")
+    for key, value in flags.items():
+        *groups, name = key.split(".")
+        table = merged
+        for group in groups:
+            table = table.setdefault(group, {})
+        table[name] = value
+    return _validated(merged)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Read a TOML or YAML settings file by its suffix; raises ``StartupError``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"settings file {path} cannot be read: {error}") from error
+    if path.suffix == ".toml":
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise StartupError(f"settings file {path} is not valid TOML: {error}") from error
+    if path.suffix in (".yaml", ".yml"):
+        import yaml
+
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise StartupError(f"settings file {path} is not valid YAML: {error}") from error
+        if content is None:
+            return {}
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            raise StartupError(f"settings file {path} must be a table of keys, such as `mode: observe`")
+        return content
+    raise StartupError(f"settings file {path}: its name must end in .toml, .yaml or .yml")
+
+
+def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]:
+    """Return every dotted key that holds a value."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        group = _group(field)
+        keys.extend(known_keys(group, f"{prefix}{name}.") if group else [f"{prefix}{name}"])
+    return keys
+
+
+def default_file() -> str:
+    """Return the commented default settings file (TOML)."""
+    lines = [
+        "# Settings of rass-proxy, with their defaults. Flags override the environment, which overrides this file.",
+        f"# In the environment: {ENVIRONMENT_PREFIX}MODE, {ENVIRONMENT_PREFIX}RECOVERY__MAX_ATTEMPTS and so on.",
+    ]
+    groups: list[tuple[str, type[BaseModel]]] = []
+    for name, field in Settings.model_fields.items():
+        if group := _group(field):
+            groups.append((name, group))
+        else:
+            lines += _entry(name, field)
+    for name, group in groups:
+        lines += ["", f"# {(group.__doc__ or '').strip()}", f"[{name}]"]
+        for key, field in group.model_fields.items():
+            lines += _entry(key, field)
+    return "\n".join(lines) + "\n"
+
+
+def _entry(name: str, field: FieldInfo) -> list[str]:
+    default = field.default
+    if default is None:
+        return ["", f"# {field.description}", f"# {name} ="]
+    value = default.value if isinstance(default, Enum) else default
+    return ["", f"# {field.description}", f"{name} = {json.dumps(value)}"]  # JSON scalars are TOML scalars
+
+
+def _group(field: FieldInfo) -> type[BaseModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _dotted(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            # An empty table sets nothing, but its name must still be one that exists.
+            yield from _dotted(value, f"{prefix}{name}.") if value else (f"{prefix}{name}",)
+        else:
+            yield f"{prefix}{name}"
+
+
+def _check_known(keys: Iterator[str], origin: str) -> None:
+    known = known_keys()
+    groups = [key for key in Settings.model_fields if _group(Settings.model_fields[key])]
+    for key in keys:
+        if key in known or key in groups:
+            continue
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+        raise StartupError(f"{origin}: unknown key {key!r}; the nearest known one is {nearest[0]!r}")
+
+
+def _check_environment() -> None:
+    known = {ENVIRONMENT_PREFIX + key.upper().replace(".", "__"): key for key in known_keys()}
+    known[CONFIG_VARIABLE] = "config"
+    # A whole group may also be given as JSON in one variable.
+    known |= {ENVIRONMENT_PREFIX + name.upper(): name for name, field in Settings.model_fields.items() if _group(field)}
+    for variable in os.environ:
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
+            nearest = difflib.get_close_matches(variable, known, n=1, cutoff=0.0)
+            raise StartupError(f"environment: unknown variable {variable}; the nearest known one is {nearest[0]}")
+
+
+def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
+    for name, value in more.items():
+        if isinstance(value, Mapping):
+            below = into.setdefault(name, {})
+            if isinstance(below, dict):
+                _merge(below, value)
+                continue
+        into[name] = value
+
+
+def _validated(merged: dict[str, Any]) -> Settings:
+    try:
+        # Not Settings(**merged): that would read the environment a second time.
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors(include_url=False):
+            key = ".".join(str(part) for part in item["loc"])
+            given = "" if isinstance(item.get("input"), (SecretStr, dict)) else f" (given: {item.get('input')!r})"
+            problems.append(f"{key}: {item['msg']}{given}")
+        raise StartupError("settings: " + "; ".join(problems)) from error

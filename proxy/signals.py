@@ -1,0 +1,155 @@
+"""Facts about one exchange, and the observer that gathers them.
+
+Nothing here decides anything. A detector that fails or is late becomes a fact (a missing verdict, zone unknown) and a
+count, never an exception: what then happens is policy's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from detectors.verdict import (
+    AnswerHarmDetector,
+    BoundaryDetector,
+    BoundaryReading,
+    HarmVerdict,
+    Message,
+    RefusalDetector,
+    RefusalKind,
+    RefusalVerdict,
+    Zone,
+)
+from proxy.answers import ChatAnswer, RefusalForm
+from proxy.exchange import ChatRequest, Mode
+from proxy.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+OTHER_LANGUAGE = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What is known about one exchange.
+
+    ``refusal`` is ``None`` when nothing could judge the answer; ``boundary`` is ``None`` when it was not read because
+    it could not change the outcome. ``observe_only`` says why the request may not be recovered.
+    """
+
+    mode: Mode
+    form: RefusalForm
+    refusal: RefusalVerdict | None
+    boundary: BoundaryReading | None
+    language: str
+    observe_only: str | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the answer is a full refusal; a missing verdict is none."""
+        return self.refusal is not None and self.refusal.refused
+
+    @property
+    def zone(self) -> Zone:
+        """The request's zone; what was not read is unknown."""
+        return Zone.UNKNOWN if self.boundary is None else self.boundary.zone
+
+
+@dataclass(frozen=True, slots=True)
+class Detectors:
+    """What the proxy judges with. ``boundary`` and ``answer_harm`` need a bundle and are ``None`` without one.
+
+    ``language`` maps a request's text to a language code, or to ``None`` when it is none of them.
+    """
+
+    refusal: RefusalDetector
+    language: Callable[[str], str | None]
+    boundary: BoundaryDetector | None = None
+    answer_harm: AnswerHarmDetector | None = None
+
+
+class Observer:
+    """Asks the detectors, within a deadline, and counts their time and failures."""
+
+    def __init__(self, detectors: Detectors, metrics: Metrics, deadline_s: float) -> None:
+        self._detectors = detectors
+        self._metrics = metrics
+        self._deadline_s = deadline_s
+
+    def refusal(self, answer: ChatAnswer) -> RefusalVerdict | None:
+        """Judge an answer: refused only if every choice is; a tool call is an answer."""
+        if answer.called_tools:
+            return RefusalVerdict(RefusalKind.ANSWER, 0.0, "the answer calls a tool")
+        if answer.form is not RefusalForm.TEXT:
+            return RefusalVerdict(RefusalKind.FULL, 1.0, f"the refusal is {answer.form}")
+        verdicts = [self.judge(text) for text in answer.texts or ("",)]
+        judged = [verdict for verdict in verdicts if verdict is not None]
+        if len(judged) < len(verdicts):
+            return None
+        return min(judged, key=lambda verdict: verdict.score)
+
+    def judge(self, text: str) -> RefusalVerdict | None:
+        """Judge one text; ``None`` when the detector failed."""
+        started = perf_counter()
+        try:
+            return self._detectors.refusal.judge(text)
+        except Exception:
+            # Any failure at all of a detector must leave the client's answer alone.
+            self._failed("refusal")
+            return None
+        finally:
+            self._metrics.detector_seconds.labels("refusal").observe(perf_counter() - started)
+
+    def language(self, request: ChatRequest) -> str:
+        """Return the language of the last user turn, or ``other``."""
+        text = next((turn.content for turn in reversed(request.messages) if turn.role == "user"), "")
+        try:
+            return self._detectors.language(text) or OTHER_LANGUAGE
+        except Exception:
+            self._failed("language")
+            return OTHER_LANGUAGE
+
+    async def boundary(self, request: ChatRequest, language: str) -> BoundaryReading:
+        """Read on which side of the boundary the whole conversation lies."""
+        detector = self._detectors.boundary
+        if detector is None:
+            return BoundaryReading(Zone.UNKNOWN, None, None, "no boundary detector is loaded (a bundle brings one)")
+        if not request.text_only:
+            return BoundaryReading(Zone.UNKNOWN, None, None, "the conversation holds more than text")
+        started = perf_counter()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                reading = await detector.read(request.messages, model=request.model, language=language)
+        except TimeoutError:
+            self._failed("boundary")
+            reading = BoundaryReading(Zone.UNKNOWN, None, None, f"no reading within {self._deadline_s} s")
+        except Exception as error:
+            self._failed("boundary")
+            reading = BoundaryReading(Zone.UNKNOWN, None, None, f"the detector failed: {type(error).__name__}")
+        self._metrics.detector_seconds.labels("boundary").observe(perf_counter() - started)
+        return reading
+
+    async def harm(self, messages: Sequence[Message], answer: str, *, model: str, language: str) -> HarmVerdict:
+        """Judge whether a recovered answer gives what a harmful request asked for."""
+        detector = self._detectors.answer_harm
+        if detector is None:
+            return HarmVerdict(None, "no answer-harm detector is loaded")
+        started = perf_counter()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                verdict = await detector.judge(messages, answer, model=model, language=language)
+        except TimeoutError:
+            self._failed("answer_harm")
+            verdict = HarmVerdict(None, f"no verdict within {self._deadline_s} s")
+        except Exception as error:
+            self._failed("answer_harm")
+            verdict = HarmVerdict(None, f"the detector failed: {type(error).__name__}")
+        self._metrics.detector_seconds.labels("answer_harm").observe(perf_counter() - started)
+        return verdict
+
+    def _failed(self, detector: str) -> None:
+        self._metrics.detector_failures.labels(detector).inc()
+        logger.warning("the %s detector failed", detector, exc_info=True)
