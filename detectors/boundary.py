@@ -13,7 +13,7 @@ from detectors.verdict import BoundaryReading, Message, Zone
 class ActivationBoundary:
     """Reads h and rho through ``reader`` and turns h into a zone with the bundle's thresholds.
 
-    A ``BoundaryDetector``. The whole conversation is judged: the served model reports the largest h over its user turns.
+    A ``BoundaryDetector``. The whole conversation is judged: the served model gives the largest h of its user turns.
     """
 
     def __init__(self, reader: CoordinateReader, bundle: Bundle, *, timeout_s: float) -> None:

@@ -40,7 +40,7 @@ async def read_within(
 ) -> Coordinates | NotRead:
     """Read coordinates, turning every failure into data.
 
-    Late, failing or foreign (another bundle's) readings are ``NotRead``; only cancellation of the caller passes through.
+    Late, failing or foreign (another bundle's) readings are ``NotRead``; the caller's own cancellation passes through.
     """
     try:
         async with asyncio.timeout(timeout_s):
