@@ -53,7 +53,7 @@ def test_topic_is_measured_among_the_answered(scored: Scored) -> None:
 
 
 def test_the_interval_is_the_exact_one(scored: Scored) -> None:
-    # Two refusals in 20: Clopper and Pearson's interval is [0.0123, 0.3170] (Newcombe 1998 lists it for 2 of 20).
+    # Clopper and Pearson's interval for 2 of 20, as any table of exact binomial limits has it.
     rows = [scored(str(n), Kind.TRIGGER_BENIGN, Outcome.REFUSED if n < 2 else Outcome.ON_TOPIC) for n in range(20)]
     interval = figures(rows).orr.interval
     assert (interval.low, interval.high) == pytest.approx((0.012349, 0.316983), abs=1e-6)
