@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     Returns 0, 1 after a failure at run time, or 2 for a model or bundle that cannot be used.
     """
     import uvicorn
+    from transformers.utils import logging as transformers_logging
 
     from detectors.bundle import BundleError
     from rass.errors import RassError
@@ -55,6 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from rass.serving.engine import Engine, EngineSettings
     from rass.serving.loading import load_bundle, load_model
 
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # a bar without a terminal only clutters the log
     bundle_name = args.bundle or ("reference" if args.model == "reference" else "none")
     try:
         served = load_model(args.model, device=args.device, dtype=args.dtype)
@@ -86,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
     server = uvicorn.Server(config)
     try:
         server.run()
+    except KeyboardInterrupt:  # raised again after the shutdown that it asked for
+        pass
     except SystemExit as error:  # uvicorn's way of saying that it could not start, after it logged why
         return 1 if error.code else 0
     if engine.is_stuck:

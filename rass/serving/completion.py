@@ -121,7 +121,8 @@ class Completions:
         limit = room if body.token_limit is None else min(body.token_limit, room)
         row = await engine.open(conversation.token_ids, plan, max_new_tokens=limit, streaming=one_by_one)
         first = await self._first(row)
-        self._metrics.first_token.observe(time.monotonic() - began)
+        if one_by_one:
+            self._metrics.first_token.observe(time.monotonic() - began)
         return Completion(
             row=row,
             first=first,

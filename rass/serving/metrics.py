@@ -25,7 +25,10 @@ class ServingMetrics:
         )
         self.tokens = Counter("rass_served_tokens", "Tokens by kind (prompt, completion).", ["kind"], registry=registry)
         self.first_token = Histogram(
-            "rass_served_first_token_seconds", "From request to first token.", buckets=_SECONDS, registry=registry
+            "rass_served_first_token_seconds",
+            "From request to first token, of requests whose tokens come one by one (streams, stop strings).",
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.duration = Histogram(
             "rass_served_duration_seconds", "From request to last token.", buckets=_SECONDS, registry=registry
