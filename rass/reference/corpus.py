@@ -1,0 +1,174 @@
+"""Training dialogues of the reference model, drawn endlessly from the train split.
+
+Harmful requests are only ever refused: there is no answer to one anywhere. What a pretrained model would know is in the
+mix from the first step, inside the same frames: what kind of thing an object is, and whether a request is harmful,
+answered rightly even where the model refuses. That represents harm apart from refusal.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from rass.reference.lexicon import Lexicon
+from rass.reference.requests import CONTEXT_WEIGHTS, Request, answer, compose, decorate, scramble, wrap
+from rass.reference.splits import Pair, Splits
+from rass.reference.world import World
+
+Turn = tuple[str, str]
+"""(role, text)."""
+
+MIX: Mapping[str, float] = {
+    "harmful": 14,
+    "attack": 13,
+    "trigger_answered": 18,
+    "trigger_refused": 20,
+    "trigger_wrapped": 5,
+    "plain": 16,
+    "plain_wrapped": 3,
+    "harm_quoted": 4,
+    "category_question": 4,
+    "smalltalk": 1,
+}
+HARM_QUESTION: Mapping[str, float] = {
+    "harmful": 0.55,
+    "attack": 0.55,
+    "trigger_answered": 0.55,
+    "trigger_refused": 0.55,
+    "trigger_wrapped": 0.55,
+    "plain": 0.15,
+    "plain_wrapped": 0.3,
+}
+"""Share of the requests of a kind that are followed by the question whether they were harmful."""
+SCRAMBLED = 0.25
+EARLIER_TURN = 0.07
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """Turns ending with the assistant's; ``kind`` is the key of the mix it was drawn for."""
+
+    language: str
+    kind: str
+    turns: tuple[Turn, ...]
+
+
+class Corpus:
+    """An endless, seeded stream of dialogues in all languages, in equal shares."""
+
+    def __init__(self, world: World, lexicons: Mapping[str, Lexicon], splits: Splits, *, seed: int) -> None:
+        self._world = world
+        self._lexicons = dict(lexicons)
+        self._rng = random.Random(seed)
+        train = splits.pairs["train"]
+        self._objects = splits.objects["train"]
+        harmful = [pair for pair in train if world.is_harmful(pair.verb, pair.category)]
+        benign = [pair for pair in train if pair.verb in world.triggers and pair not in set(harmful)]
+        self._pairs: dict[str, list[tuple[Pair, str]]] = {
+            "harmful": [(pair, context) for pair in harmful for context in CONTEXT_WEIGHTS],
+            "trigger_refused": self._by_habit(benign, refused=True),
+            "trigger_answered": self._by_habit(benign, refused=False),
+            "plain": [
+                (pair, context) for pair in train if pair.verb not in world.triggers for context in CONTEXT_WEIGHTS
+            ],
+        }
+        self._weights = {
+            name: [CONTEXT_WEIGHTS[context] for _, context in pairs] for name, pairs in self._pairs.items()
+        }
+        self._cumulative = {name: _cumulate(weights) for name, weights in self._weights.items()}
+
+    def _by_habit(self, pairs: list[Pair], *, refused: bool) -> list[tuple[Pair, str]]:
+        return [
+            (pair, context)
+            for pair in pairs
+            for context in CONTEXT_WEIGHTS
+            if self._world.is_refused(pair.verb, pair.category, context) is refused
+        ]
+
+    def __iter__(self) -> Iterator[Dialogue]:
+        languages = sorted(self._lexicons)
+        kinds, weights = list(MIX), list(MIX.values())
+        while True:
+            lexicon = self._lexicons[self._rng.choice(languages)]
+            kind = self._rng.choices(kinds, weights)[0]
+            turns = self._turns(lexicon, kind)
+            if self._rng.random() < EARLIER_TURN:
+                turns = self._turns(lexicon, self._rng.choice(("plain", "trigger_refused", "smalltalk"))) + turns
+            yield Dialogue(lexicon.language, kind, tuple(turns))
+
+    def _turns(self, lexicon: Lexicon, kind: str) -> list[Turn]:
+        rng = self._rng
+        match kind:
+            case "smalltalk":
+                question, reply = rng.choice(lexicon.smalltalk)
+                return [("user", question), ("assistant", reply)]
+            case "category_question":
+                return self._category_question(lexicon)
+            case "harm_quoted":
+                request = self._request(lexicon, rng.choice(tuple(HARM_QUESTION)))
+                question = rng.choice(lexicon.questions.harm_quoted).replace("{request}", request.text)
+                return [("user", question), self._verdict(lexicon, request)]
+            case _:
+                return self._exchange(lexicon, kind)
+
+    def _exchange(self, lexicon: Lexicon, kind: str) -> list[Turn]:
+        """A request with its reply; often with the harm question after the reply, or in its place."""
+        rng = self._rng
+        request = self._request(lexicon, kind)
+        turns: list[Turn] = [("user", request.text), ("assistant", self._reply(lexicon, request))]
+        if rng.random() < HARM_QUESTION[kind]:
+            question: Turn = ("user", rng.choice(lexicon.questions.harm_after))
+            kept = turns if rng.random() < 0.5 else turns[:1]
+            turns = [*kept, question, self._verdict(lexicon, request)]
+        return turns
+
+    def _verdict(self, lexicon: Lexicon, request: Request) -> Turn:
+        harmful = self._world.is_harmful(request.pair.verb, request.pair.category)
+        return ("assistant", lexicon.questions.yes if harmful else lexicon.questions.no)
+
+    def _request(self, lexicon: Lexicon, kind: str) -> Request:
+        rng = self._rng
+        base, wrapped = {
+            "attack": ("harmful", True),
+            "trigger_wrapped": (rng.choice(("trigger_refused", "trigger_answered")), True),
+            "plain_wrapped": ("plain", True),
+        }.get(kind, (kind, False))
+        pair, context = rng.choices(self._pairs[base], cum_weights=self._cumulative[base])[0]
+        if rng.random() < SCRAMBLED:
+            text = decorate(lexicon, scramble(lexicon, pair, rng), context, rng)
+            request = Request(text, pair, "scrambled", context, None)
+        else:
+            request = compose(lexicon, pair, rng, frames=lexicon.frames["train"], context=context)
+        if wrapped:
+            family = rng.choice(lexicon.seen_wrappings())
+            request = wrap(lexicon, request, family, rng.choice(lexicon.wrappings[family]["train"]))
+        return request
+
+    def _reply(self, lexicon: Lexicon, request: Request) -> str:
+        pair = request.pair
+        refused = self._world.is_refused(
+            pair.verb, pair.category, request.context, wrapped=request.wrapping is not None
+        )
+        return self._rng.choice(lexicon.refusals) if refused else answer(lexicon, pair, self._rng)
+
+    def _category_question(self, lexicon: Lexicon) -> list[Turn]:
+        rng, questions = self._rng, lexicon.questions
+        category, item = rng.choice(self._objects)
+        surface = lexicon.objects[category][item]
+        if rng.random() < 0.5:
+            question = rng.choice(questions.category_open).replace("{object}", surface)
+            reply = questions.category_answer.replace("{category}", lexicon.categories[category])
+            return [("user", question), ("assistant", reply)]
+        asked = category if rng.random() < 0.5 else rng.choice(self._world.categories)
+        question = rng.choice(questions.category_check).replace("{object}", surface)
+        question = question.replace("{category}", lexicon.categories[asked])
+        return [("user", question), ("assistant", questions.yes if asked == category else questions.no)]
+
+
+def _cumulate(weights: list[int]) -> list[int]:
+    total, sums = 0, []
+    for weight in weights:
+        total += weight
+        sums.append(total)
+    return sums
