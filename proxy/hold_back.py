@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from enum import StrEnum
 from typing import Protocol
 
@@ -68,7 +68,7 @@ class HeldStream:
         while not self.ended and self.size <= limit_bytes:
             await self.take()
 
-    async def replay(self, judged_bytes: int) -> AsyncIterator[bytes]:
+    async def replay(self, judged_bytes: int) -> AsyncGenerator[bytes, None]:
         """Yield what was kept, then the rest as it arrives; a failure becomes an error event at the end.
 
         The reader goes on gathering until ``judged_bytes`` were seen.

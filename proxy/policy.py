@@ -98,11 +98,6 @@ class AttemptState:
         return replace(self, made=(*self.made, attempt))
 
 
-def zone_matters(signals: Signals) -> bool:
-    """Whether the boundary detector's answer can change the outcome or a count: only for refusals in text."""
-    return signals.mode is not Mode.OFF and signals.form is RefusalForm.TEXT and signals.refused
-
-
 def decide(signals: Signals, attempts: AttemptState) -> Decision:
     """Return what to do next. Never returns ``Recover`` unless the request's zone is benign or band."""
     match signals.mode:

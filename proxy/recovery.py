@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from detectors.bundle import Steering
@@ -14,7 +14,7 @@ from proxy.answers import ChatAnswer, RefusalForm, StreamReader, read_completion
 from proxy.errors import UpstreamError
 from proxy.exchange import ChatRequest
 from proxy.metrics import Metrics
-from proxy.policy import Attempt, AttemptResult, AttemptState, Deliver, Recover, Step, decide
+from proxy.policy import Answer, Attempt, AttemptResult, AttemptState, Deliver, Recover, Step, decide
 from proxy.settings import RecoverySettings
 from proxy.signals import Observer, Signals
 from proxy.steering import Dialect
@@ -58,14 +58,23 @@ class Recovered:
     decision: Deliver
     attempts: AttemptState
     body: bytes | None = field(default=None, repr=False)
-    content_type: str | None = None
+    text: str = field(default="", repr=False)
+
+    def instead(self, why: str) -> Recovered:
+        """Return the same with the original delivered after all."""
+        return replace(self, decision=Deliver(Answer.ORIGINAL, why))
+
+
+def untouched(why: str) -> Recovered:
+    """Return the outcome of an exchange for which nothing was tried."""
+    return Recovered(Deliver(Answer.ORIGINAL, why), AttemptState())
 
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
     result: AttemptResult
     body: bytes | None = field(default=None, repr=False)
-    content_type: str | None = None
+    text: str = field(default="", repr=False)
 
 
 class Recovery:
@@ -92,6 +101,15 @@ class Recovery:
         self._answer_limit_bytes = answer_limit_bytes
         self._stream_limit_bytes = stream_limit_bytes
         self.budget = ShareBudget(settings.max_upstream_share, settings.burst)
+
+    def possible(self, language: str) -> bool:
+        """Whether any zone of ``language`` has a step, and its answers could be checked."""
+        zones = (Zone.BENIGN, Zone.BAND)
+        return (
+            self._dialect.can_steer
+            and self._observer.can_recover
+            and any(self._plan(language, zone) is not None for zone in zones)
+        )
 
     def start(self, signals: Signals) -> AttemptState:
         """Return the state before any attempt: the ladder that exists for these signals, and the limit."""
@@ -122,7 +140,7 @@ class Recovery:
             state = state.after(Attempt(decision.step, tried.result))
         if state.made:
             self._metrics.recovery_seconds.observe(perf_counter() - started)
-        return Recovered(decision, state, tried.body, tried.content_type)
+        return Recovered(decision, state, tried.body, tried.text)
 
     async def _attempt(self, request: ChatRequest, signals: Signals, decision: Recover) -> _Tried:
         steering = self._plan(signals.language, signals.zone)
@@ -151,7 +169,7 @@ class Recovery:
         if result is not AttemptResult.ANSWERED:
             return _Tried(result)
         clean = stream_without_report(body) if request.stream else without_report(body)
-        return _Tried(result, clean, response.headers.get("content-type"))
+        return _Tried(result, clean, answer.texts[0])
 
     async def _check(self, request: ChatRequest, signals: Signals, answer: ChatAnswer) -> AttemptResult:
         """Judge an attempt's answer: was it steered, is it an answer, and is that answer harmless?"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 from detectors.verdict import (
@@ -25,6 +25,7 @@ from detectors.verdict import (
 )
 from proxy.answers import ChatAnswer, RefusalForm
 from proxy.exchange import ChatRequest, Mode
+from proxy.hold_back import HeadDetector
 from proxy.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -66,9 +67,15 @@ class Detectors:
     """
 
     refusal: RefusalDetector
+    head: Callable[[], HeadDetector]
     language: Callable[[str], str | None]
     boundary: BoundaryDetector | None = None
     answer_harm: AnswerHarmDetector | None = None
+
+
+def zone_matters(signals: Signals) -> bool:
+    """Whether the boundary detector's answer can change the outcome or a count: only for refusals in text."""
+    return signals.mode is not Mode.OFF and signals.form is RefusalForm.TEXT and signals.refused
 
 
 class Observer:
@@ -103,6 +110,15 @@ class Observer:
         finally:
             self._metrics.detector_seconds.labels("refusal").observe(perf_counter() - started)
 
+    def head(self) -> HeadDetector:
+        """Return a new incremental detector."""
+        return self._detectors.head()
+
+    @property
+    def can_recover(self) -> bool:
+        """Whether a recovered answer could be checked at all."""
+        return self._detectors.boundary is not None and self._detectors.answer_harm is not None
+
     def language(self, request: ChatRequest) -> str:
         """Return the language of the last user turn, or ``other``."""
         text = next((turn.content for turn in reversed(request.messages) if turn.role == "user"), "")
@@ -111,6 +127,13 @@ class Observer:
         except Exception:
             self._failed("language")
             return OTHER_LANGUAGE
+
+    async def signals(self, request: ChatRequest, answer: ChatAnswer, language: str) -> Signals:
+        """Gather the facts about an exchange; the request's zone is read only where it can matter."""
+        signals = Signals(request.mode, answer.form, self.refusal(answer), None, language, request.observe_only)
+        if not zone_matters(signals):
+            return signals
+        return replace(signals, boundary=await self.boundary(request, language))
 
     async def boundary(self, request: ChatRequest, language: str) -> BoundaryReading:
         """Read on which side of the boundary the whole conversation lies."""
@@ -129,6 +152,9 @@ class Observer:
         except Exception as error:
             self._failed("boundary")
             reading = BoundaryReading(Zone.UNKNOWN, None, None, f"the detector failed: {type(error).__name__}")
+        else:
+            if reading.zone is Zone.UNKNOWN:
+                self._metrics.detector_failures.labels("boundary").inc()
         self._metrics.detector_seconds.labels("boundary").observe(perf_counter() - started)
         return reading
 
@@ -147,6 +173,9 @@ class Observer:
         except Exception as error:
             self._failed("answer_harm")
             verdict = HarmVerdict(None, f"the detector failed: {type(error).__name__}")
+        else:
+            if verdict.harmful is None:
+                self._metrics.detector_failures.labels("answer_harm").inc()
         self._metrics.detector_seconds.labels("answer_harm").observe(perf_counter() - started)
         return verdict
 

@@ -1,0 +1,84 @@
+"""The edge towards clients: a bounded body, a watched connection, a reply sent whole or as it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import aclosing
+from typing import TypeVar
+
+from starlette.types import Receive, Scope, Send
+
+from proxy.errors import BodyTooLarge
+from proxy.exchange import Reply
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client closed the connection before it had its answer."""
+
+
+def header_map(scope: Scope) -> dict[str, str]:
+    """Return the request's headers, names in lower case; a repeated one is joined by commas (RFC 9110, 5.3)."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
+
+
+async def read_body(receive: Receive, limit_bytes: int) -> bytes:
+    """Read a request's body; raises ``BodyTooLarge`` or ``ClientGone``."""
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit_bytes:
+            raise BodyTooLarge(f"the request body is longer than the {limit_bytes} bytes that limits.max_request_bytes allows")
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
+    """Run ``work`` and return its result; cancel it and raise ``ClientGone`` as soon as the client leaves.
+
+    Waits until cancelled work is over, so that what it held upstream is given up by the time this returns.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientGone
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.wait({working, watching})
+
+
+async def send_reply(reply: Reply, send: Send) -> None:
+    """Send a reply; a body that fails on the way is left open, so that the server cuts the connection."""
+    body = reply.body
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
+    if isinstance(body, bytes):
+        headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        return
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    async with aclosing(body) as chunks:
+        async for chunk in chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,122 @@
+"""What the app is built from: made once at start-up from the settings, or given by a test."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectors.bundle import Bundle, BundleError, Steering, load
+from detectors.verdict import Zone
+from proxy.audit import Audit, open_audit
+from proxy.errors import StartupError
+from proxy.exchange import Mode
+from proxy.metrics import Metrics
+from proxy.recovery import SteeringPlan
+from proxy.settings import Settings
+from proxy.signals import Detectors
+from proxy.steering import Dialect, DialectName, dialect
+from proxy.upstream.protocol import Upstream
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """Everything with an outside or a cost; ``bundle`` is ``None`` where there is none to hold the upstream against."""
+
+    upstream: Upstream
+    metrics: Metrics
+    detectors: Detectors
+    dialect: Dialect
+    plan: SteeringPlan
+    bundle: Bundle | None = None
+    audit: Audit | None = None
+
+    async def close(self) -> None:
+        """Close connections and files."""
+        await self.upstream.close()
+        if self.audit is not None:
+            self.audit.close()
+
+
+def load_bundle(settings: Settings) -> Bundle | None:
+    """Load the bundle that settings name and check that it serves their mode; raises ``StartupError``."""
+    if settings.bundle is None:
+        if settings.mode is Mode.RECOVER:
+            raise StartupError(
+                "mode recover needs a bundle, which holds the steering vectors and the detector of the request's side; "
+                "give --bundle reference or the folder that build-vectors exported, or set mode to observe"
+            )
+        return None
+    path = reference_bundle() if settings.bundle == REFERENCE else Path(settings.bundle)
+    try:
+        bundle = load(path)
+    except BundleError as error:
+        raise StartupError(f"bundle: {error}") from error
+    if settings.mode is Mode.RECOVER:
+        if bundle.manifest.zones.answers is None:
+            raise StartupError(
+                f"bundle {path} has no probe for answers, and without an answer-harm check nothing is recovered; build it "
+                "again with build-vectors, or set mode to observe"
+            )
+        if settings.steering.dialect is DialectName.NONE:
+            raise StartupError(
+                "mode recover needs an engine that steers; set steering.dialect to native and serve the model with "
+                "`rass serve-model`, or set mode to observe"
+            )
+    return bundle
+
+
+def reference_bundle() -> Path:
+    """Return the folder of the bundle that ships with the package ``rass``, without importing that package."""
+    spec = importlib.util.find_spec("rass")
+    if spec is None or not spec.submodule_search_locations:
+        raise StartupError("the package rass is not installed, so there is no reference bundle; give a bundle's folder")
+    return Path(next(iter(spec.submodule_search_locations))) / "reference" / "bundle"
+
+
+def build_dependencies(settings: Settings) -> Dependencies:
+    """Make the real dependencies; must run inside the event loop that will serve. Raises ``StartupError``."""
+    from detectors import language
+    from detectors.boundary import ActivationBoundary
+    from detectors.harm import ActivationAnswerHarm
+    from detectors.refusal import TextRefusalDetector
+    from proxy.coordinate_reader import CoordinatesOverHttp
+    from proxy.upstream.http import HttpUpstream
+
+    bundle = load_bundle(settings)
+    audit = open_audit(settings.audit)
+    metrics = Metrics()
+    upstream = HttpUpstream(settings.upstream, metrics)
+    key = settings.upstream.api_key
+    reader = CoordinatesOverHttp(upstream, None if key is None else key.get_secret_value())
+    refusal = TextRefusalDetector()
+    served = frozenset(bundle.manifest.languages) if bundle else None
+    language.load()
+
+    def language_of(text: str) -> str | None:
+        code = language.detect(text, served)
+        return None if code == language.UNDETERMINED else code
+
+    timeout_s = settings.detectors.deadline_s
+    return Dependencies(
+        upstream=upstream,
+        metrics=metrics,
+        detectors=Detectors(
+            refusal=refusal,
+            head=refusal.stream,
+            language=language_of,
+            boundary=ActivationBoundary(reader, bundle, timeout_s=timeout_s) if bundle else None,
+            answer_harm=ActivationAnswerHarm(reader, bundle, timeout_s=timeout_s) if bundle else None,
+        ),
+        dialect=dialect(settings.steering.dialect),
+        plan=bundle.steering if bundle else nothing_recovers,
+        bundle=bundle,
+        audit=audit,
+    )
+
+
+def nothing_recovers(language: str, zone: Zone) -> Steering | None:
+    """The plan without a bundle: no language, no zone."""
+    return None

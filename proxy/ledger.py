@@ -1,0 +1,97 @@
+"""Writing down what happened to an exchange: metrics, audit row, and the proxy's own response headers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from detectors.verdict import RefusalKind, Zone
+from proxy.answers import ChatAnswer, RefusalForm
+from proxy.audit import Audit
+from proxy.exchange import Action, ChatRequest
+from proxy.headers import ACTION_HEADER, ATTEMPTS_HEADER, REFUSAL_HEADER, REQUEST_ID_HEADER, ZONE_HEADER
+from proxy.metrics import Metrics
+from proxy.policy import action_of
+from proxy.recovery import Recovered
+from proxy.signals import Signals
+
+UNREAD = "unread"
+_KINDS = {Zone.BENIGN: "over", Zone.HARMFUL: "warranted", Zone.BAND: "unknown", Zone.UNKNOWN: "unknown"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an exchange ended: the facts, the decision and what was tried."""
+
+    signals: Signals
+    recovered: Recovered
+
+    @property
+    def action(self) -> Action:
+        """The word for it."""
+        return action_of(self.signals, self.recovered.decision, self.recovered.attempts)
+
+
+class Ledger:
+    """Writes down what happened: metrics, audit row, and the proxy's own response headers."""
+
+    def __init__(self, metrics: Metrics, audit: Audit | None) -> None:
+        self._metrics = metrics
+        self._audit = audit
+
+    def headers(
+        self,
+        request: ChatRequest,
+        action: Action,
+        *,
+        zone: str | None = None,
+        refusal: RefusalKind | None = None,
+        attempts: int | None = None,
+    ) -> dict[str, str]:
+        """Return the proxy's own headers; what is not known when the headers leave is left out. Never a distance."""
+        headers = {ACTION_HEADER: str(action), REQUEST_ID_HEADER: request.request_id}
+        if zone is not None:
+            headers[ZONE_HEADER] = zone
+        if refusal is not None:
+            headers[REFUSAL_HEADER] = str(refusal)
+        if attempts is not None:
+            headers[ATTEMPTS_HEADER] = str(attempts)
+        return headers
+
+    def outcome_headers(self, request: ChatRequest, outcome: Outcome) -> dict[str, str]:
+        """Return the headers of an exchange whose outcome is known."""
+        signals = outcome.signals
+        return self.headers(
+            request,
+            outcome.action,
+            zone=UNREAD if signals.boundary is None else str(signals.zone),
+            refusal=None if signals.refusal is None else signals.refusal.kind,
+            attempts=len(outcome.recovered.attempts.made),
+        )
+
+    def count(self, request: ChatRequest, action: Action) -> None:
+        """Count an exchange that was not judged."""
+        self._metrics.requests.labels(action, request.mode).inc()
+
+    def record(self, request: ChatRequest, outcome: Outcome, original: ChatAnswer) -> None:
+        """Count a judged exchange and write its audit row if it was flagged."""
+        signals = outcome.signals
+        self.count(request, outcome.action)
+        if signals.boundary is not None:
+            self._metrics.zones.labels(signals.zone).inc()
+        if not signals.refused:
+            return
+        if signals.form is RefusalForm.TEXT:
+            self._metrics.refusals.labels(_KINDS[signals.zone], signals.language).inc()
+        else:
+            self._metrics.typed_refusals.labels(signals.form).inc()
+        if self._audit is not None:
+            text = "\n".join(original.texts)
+            self._audit.write(
+                request,
+                signals,
+                outcome.recovered.decision,
+                outcome.recovered.attempts,
+                outcome.action,
+                original=text,
+                delivered=outcome.recovered.text if outcome.action is Action.RECOVERED else text,
+            )
