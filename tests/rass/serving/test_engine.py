@@ -17,6 +17,7 @@ from rass.model import TransformersModel
 from rass.serving.engine import Engine, Row
 from rass.serving.errors import InvalidRequest, QueueFull, Unavailable
 from rass.serving.loading import ServedModel
+from rass.serving.manager import PAGE_TOKENS
 from rass.serving.plans import RowPlan
 from rass.serving.sampling import row_sampling
 
@@ -131,6 +132,20 @@ async def test_a_steered_neighbour_with_the_same_long_prefix_changes_nothing(sta
                 generate(engine, steered_ids, pushes=pushes),
             )
     assert answer == alone
+
+
+async def test_a_turn_after_a_steered_answer_sees_no_trace_of_the_steering(start_engine, generate, served):
+    prompt = prompt_ids(served, "".join(random.Random(6).choices("abcdefgh ", k=300)))
+    async with start_engine() as engine:
+        pushes = engine.bank.steering(f"refusal-en@{engine.bank.digest}", 30.0).pushes
+        steered = await generate(engine, prompt, limit=100, pushes=pushes)
+        # The same tokens again, now as a prompt: cached keys and values of the steered positions would fit it.
+        later = await generate(engine, [*prompt, *steered, 7, 8, 9])
+    async with start_engine() as engine:
+        alone = await generate(engine, [*prompt, *steered, 7, 8, 9])
+    page_end = -(-len(prompt) // PAGE_TOKENS) * PAGE_TOKENS
+    assert len(prompt) + len(steered) > page_end, "a whole cache page holds steered positions"
+    assert later == alone
 
 
 async def test_a_row_that_overflows_does_not_touch_the_others(start_engine, generate, served):
