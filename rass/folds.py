@@ -7,7 +7,7 @@ chosen on such scores are honest about new requests; scores of rows whose object
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,14 +43,12 @@ class Blocks:
     folds: int
 
     @classmethod
-    def of(cls, prompts: Sequence[LabelledPrompt], folds: int) -> Blocks:
-        """Deal the prompts' objects and frames into folds, by hash of their ids."""
-        objects = _deal(
-            [(prompt.category, prompt.object or prompt.base_id) for prompt in prompts], folds, group=lambda key: key[0]
-        )
+    def of(cls, prompts: Sequence[LabelledPrompt], folds: int, *, seed: int = 0) -> Blocks:
+        """Deal the prompts' objects and frames into folds, by hash of seed and ids."""
+        objects = _deal([(prompt.category, prompt.object or prompt.base_id) for prompt in prompts], folds, seed)
         frames = None
         if all(prompt.frame for prompt in prompts):
-            frames = _deal([(prompt.language, prompt.frame) for prompt in prompts], folds, group=lambda key: key[0])
+            frames = _deal([(prompt.language, prompt.frame) for prompt in prompts], folds, seed)
         return cls(objects, frames, folds)
 
     def __iter__(self) -> Iterator[Block]:
@@ -97,12 +95,12 @@ def balanced_weights(
     return weights / weights.sum()
 
 
-def _deal(keys: Sequence[tuple[str, str]], folds: int, group: Callable[[tuple[str, str]], Hashable]) -> IntArray:
-    """Give each distinct key a fold, going round within its group; groups start at different folds."""
+def _deal(keys: Sequence[tuple[str, str]], folds: int, seed: int) -> IntArray:
+    """Give each distinct (group, id) a fold, going round within its group; groups start at different folds."""
     fold_of: dict[tuple[str, str], int] = {}
-    dealt: dict[Hashable, int] = {}
-    for key in sorted(set(keys), key=lambda key: hashlib.sha256("\0".join(key).encode()).digest()):
-        first = dealt.setdefault(group(key), len(dealt))
+    dealt: dict[str, int] = {}
+    for key in sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed}:{key}".encode()).digest()):
+        first = dealt.setdefault(key[0], len(dealt))
         fold_of[key] = first % folds
-        dealt[group(key)] += 1
+        dealt[key[0]] += 1
     return np.array([fold_of[key] for key in keys], dtype=np.int64)

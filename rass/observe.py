@@ -7,7 +7,7 @@ Activations are read for every prompt. Answers cost far more, so they are genera
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from detectors.verdict import RefusalDetector
 from rass.model import ChatModel, FloatArray, Progress, Readings
 from rass.prompts import LabelledPrompt, PromptSet
 
-__all__ = ["Observations", "observe", "sample_evenly"]
+__all__ = ["Observations", "even_order", "observe", "sample_evenly"]
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -53,13 +53,14 @@ def observe(
     *,
     answers_per_kind: int,
     max_new_tokens: int,
+    seed: int,
     read_progress: Progress,
     answer_progress: Progress,
 ) -> Observations:
     """Read all prompts and answer at most ``answers_per_kind`` of each (language, kind)."""
     conversations = model.render([prompt.messages for prompt in prompts])
     readings = model.read(conversations, progress=read_progress)
-    asked = sample_evenly(prompts.prompts, answers_per_kind)
+    asked = sample_evenly(prompts.prompts, answers_per_kind, seed=seed)
     answers = model.generate(
         [conversations[row] for row in asked], max_new_tokens=max_new_tokens, progress=answer_progress
     )
@@ -67,24 +68,30 @@ def observe(
     return Observations(prompts.prompts, readings, refused)
 
 
-def sample_evenly(prompts: Sequence[LabelledPrompt], per_kind: int) -> list[int]:
-    """Return rows: up to ``per_kind`` of each (language, kind), going round its (verb, category, wrapping) cells in
-    turn.
-
-    The choice follows a hash of the id and so neither the order of the prompts nor a random state.
-    """
-    groups: dict[tuple[str, str], dict[tuple[str, ...], list[int]]] = {}
-    for row in sorted(range(len(prompts)), key=lambda row: hashlib.sha256(prompts[row].id.encode()).digest()):
-        prompt = prompts[row]
-        cells = groups.setdefault((prompt.language, prompt.kind), {})
-        cells.setdefault((*prompt.cell, prompt.wrapping or ""), []).append(row)
+def sample_evenly(prompts: Sequence[LabelledPrompt], per_kind: int, *, seed: int) -> list[int]:
+    """Return rows, in order: the first ``per_kind`` of each (language, kind) in ``even_order``."""
+    taken: dict[tuple[str, str], int] = {}
     chosen: list[int] = []
-    for cells in groups.values():
-        queues = list(cells.values())
-        depth = 0
-        taken: list[int] = []
-        while len(taken) < per_kind and any(depth < len(queue) for queue in queues):
-            taken += [queue[depth] for queue in queues if depth < len(queue)]
-            depth += 1
-        chosen += taken[:per_kind]
+    for row in even_order(prompts, range(len(prompts)), seed=seed):
+        kind = (prompts[row].language, prompts[row].kind)
+        if taken.get(kind, 0) < per_kind:
+            taken[kind] = taken.get(kind, 0) + 1
+            chosen.append(row)
     return sorted(chosen)
+
+
+def even_order(prompts: Sequence[LabelledPrompt], rows: Iterable[int], *, seed: int) -> list[int]:
+    """Order rows so that every prefix is even over the (language, kind, verb, category, wrapping) cells.
+
+    Within a cell the order follows a hash of seed and id, so it depends neither on the order of the prompts nor on a
+    random state: a smaller sample is always part of a larger one.
+    """
+    ranked = sorted(rows, key=lambda row: hashlib.sha256(f"{seed}:{prompts[row].id}".encode()).digest())
+    depth: dict[tuple[str, ...], int] = {}
+    rounds: list[tuple[int, int]] = []
+    for row in ranked:
+        prompt = prompts[row]
+        cell = (prompt.language, prompt.kind, *prompt.cell, prompt.wrapping or "")
+        rounds.append((depth.get(cell, 0), row))
+        depth[cell] = depth.get(cell, 0) + 1
+    return [row for _, row in sorted(rounds, key=lambda one: one[0])]

@@ -59,6 +59,7 @@ class ProbeSettings:
     rounds: int = 3
     step: float = 0.7
     folds: int = 3
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def fit_probe(
     settings = settings or ProbeSettings()
     if not (rows.labels & rows.fit).any() or not (~rows.labels & rows.fit).any():
         raise StageError("a probe needs rows of both classes")
-    blocks = Blocks.of(rows.prompts, settings.folds)
+    blocks = Blocks.of(rows.prompts, settings.folds, seed=settings.seed)
     groups, group_labels = _numbered((prompt.language, prompt.wrapping or "") for prompt in rows.prompts)
     cells, _ = _numbered((*prompt.cell, prompt.trigger) for prompt in rows.prompts)
     even = np.ones(len(group_labels) * 2)
