@@ -63,7 +63,6 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
         routes=build_routes(
             settings,
             gate=gate,
-            ledger=ledger,
             upstream=deps.upstream,
             metrics=deps.metrics,
             check=ReadinessCheck(settings, deps.upstream, deps.bundle),

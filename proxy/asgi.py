@@ -39,7 +39,7 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit_bytes:
-            raise BodyTooLarge(f"the request body is longer than the {limit_bytes} bytes that limits.max_request_bytes allows")
+            raise BodyTooLarge(f"the request body is longer than {limit_bytes} bytes (limits.max_request_bytes)")
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)

@@ -1,4 +1,4 @@
-"""The audit trail: one JSON line for each refused or recovered exchange, appended to a file that only its owner reads."""
+"""The audit trail: one JSON line for each refused or recovered exchange, in a file that only its owner reads."""
 
 from __future__ import annotations
 

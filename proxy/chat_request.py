@@ -1,7 +1,7 @@
 """From the client's bytes to a `ChatRequest`: what is refused, and what is let through for the upstream to judge.
 
-The proxy adds no validation of its own to the OpenAI schema: an odd request is the upstream's to refuse. It refuses only
-what it could not guard: a body that it cannot read, and fields that steer the engine.
+The proxy adds no validation of its own to the OpenAI schema: an odd request is the upstream's to refuse. It refuses
+only what it could not guard: a body that it cannot read, and fields that steer the engine.
 """
 
 from __future__ import annotations

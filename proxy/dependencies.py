@@ -57,8 +57,8 @@ def load_bundle(settings: Settings) -> Bundle | None:
     if settings.mode is Mode.RECOVER:
         if bundle.manifest.zones.answers is None:
             raise StartupError(
-                f"bundle {path} has no probe for answers, and without an answer-harm check nothing is recovered; build it "
-                "again with build-vectors, or set mode to observe"
+                f"bundle {path} has no probe for answers, and without an answer-harm check nothing is recovered; build "
+                "it again with build-vectors, or set mode to observe"
             )
         if settings.steering.dialect is DialectName.NONE:
             raise StartupError(

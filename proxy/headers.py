@@ -57,6 +57,4 @@ def returned_headers(headers: Mapping[str, str], own: Mapping[str, str]) -> dict
 
 
 def _kept(headers: Mapping[str, str], dropped: frozenset[str]) -> dict[str, str]:
-    return {
-        name: value for name, value in headers.items() if name not in dropped and not name.startswith("x-rass-")
-    }
+    return {name: value for name, value in headers.items() if name not in dropped and not name.startswith("x-rass-")}

@@ -28,7 +28,6 @@ from proxy.signals import Observer, Signals
 from proxy.stream import KEEP_ALIVE
 from proxy.upstream.protocol import UpstreamResponse
 
-
 logger = logging.getLogger(__name__)
 
 _HEAD_REFUSES = RefusalVerdict(RefusalKind.FULL, 1.0, "the head of the stream refuses")
@@ -106,9 +105,7 @@ class HeldStreams:
             refusal=None if verdict is None else verdict.kind,
             attempts=0,
         )
-        return Reply(
-            response.status, returned_headers(response.headers, own), held.replay(self._judged_bytes), judge
-        )
+        return Reply(response.status, returned_headers(response.headers, own), held.replay(self._judged_bytes), judge)
 
     async def _settle(self, request: ChatRequest, held: HeldStream, language: str) -> Outcome:
         """Decide what a stream with a refused head becomes, while the rest of it is drained."""

@@ -93,9 +93,7 @@ class Metrics:
             buckets=_SLOW,
             registry=self.registry,
         )
-        self.in_flight = Gauge(
-            "rass_requests_in_flight", "Chat completions being worked on.", registry=self.registry
-        )
+        self.in_flight = Gauge("rass_requests_in_flight", "Chat completions being worked on.", registry=self.registry)
         self.mode = Gauge("rass_mode", "1 for the configured mode.", ("mode",), registry=self.registry)
 
     def exposition(self) -> bytes:

@@ -19,8 +19,8 @@ from enum import StrEnum
 from typing import TypeAlias, assert_never
 
 from detectors.verdict import RefusalKind, Zone
-from proxy.exchange import Action, Mode
 from proxy.answers import RefusalForm
+from proxy.exchange import Action, Mode
 from proxy.signals import Signals
 
 

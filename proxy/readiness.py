@@ -76,8 +76,8 @@ def _fitting(bundle: Bundle, entries: Mapping[str, Mapping[str, object]], addres
     reports = {model: report for model, entry in entries.items() if isinstance(report := entry.get("rass"), Mapping)}
     if not reports:
         return Mismatch(
-            f"the upstream {address} does not speak the native steering dialect, so bundle {bundle.path} has nothing to "
-            "act on; put `rass serve-model` there, or set steering.dialect to none and mode to observe"
+            f"the upstream {address} does not speak the native steering dialect, so bundle {bundle.path} has nothing "
+            "to act on; put `rass serve-model` there, or set steering.dialect to none and mode to observe"
         )
     reason = ""
     for model, report in reports.items():

@@ -117,7 +117,7 @@ class Recovery:
         return AttemptState(ladder=(Step.STEER,) if exists else (), limit=self._settings.max_attempts)
 
     async def run(self, request: ChatRequest, signals: Signals) -> Recovered:
-        """Make attempts until policy says to deliver or a budget ends it; always returns, never raises for a failure."""
+        """Make attempts until policy says to deliver or a budget ends it; a failed attempt is data, not an error."""
         state = self.start(signals)
         started = perf_counter()
         tried = _Tried(AttemptResult.EMPTY)

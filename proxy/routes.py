@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from proxy.asgi import ClientGone, header_map, read_body, send_reply, while_connected
 from proxy.chat_request import parse_chat_request
@@ -17,7 +17,6 @@ from proxy.errors import PathNotRelayed, ProxyError, error_body
 from proxy.exchange import Action, ChatRequest, Reply
 from proxy.gate import Gate
 from proxy.headers import REQUEST_ID_HEADER, forwarded_headers, request_id_of, returned_headers
-from proxy.ledger import Ledger
 from proxy.metrics import CONTENT_TYPE, Metrics
 from proxy.readiness import Mismatch, Readiness, Ready, Unreachable
 from proxy.recovery import COMPLETIONS_PATH
@@ -30,10 +29,9 @@ logger = logging.getLogger(__name__)
 class ChatCompletions:
     """``POST /v1/chat/completions`` as a plain ASGI application: no framework between the client and the gate."""
 
-    def __init__(self, settings: Settings, *, gate: Gate, ledger: Ledger, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, *, gate: Gate, metrics: Metrics) -> None:
         self._settings = settings
         self._gate = gate
-        self._ledger = ledger
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +97,6 @@ def build_routes(
     settings: Settings,
     *,
     gate: Gate,
-    ledger: Ledger,
     upstream: Upstream,
     metrics: Metrics,
     check: Callable[[], Awaitable[Readiness]],
@@ -150,7 +147,7 @@ def build_routes(
 
     everything = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
     return [
-        Route(COMPLETIONS_PATH, ChatCompletions(settings, gate=gate, ledger=ledger, metrics=metrics)),
+        Route(COMPLETIONS_PATH, ChatCompletions(settings, gate=gate, metrics=metrics)),
         Route("/v1/models", models),
         Route("/v1/models/{model:path}", models),
         Route("/healthz", healthz),

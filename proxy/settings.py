@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from proxy.exchange import Mode
@@ -39,69 +48,82 @@ class UpstreamSettings(Group):
     """The served model behind the proxy."""
 
     url: Annotated[str, AfterValidator(_http_url)] = Field(
-        "http://127.0.0.1:8081", description="Address of the OpenAI-compatible server, with or without /v1."
+        default="http://127.0.0.1:8081", description="Address of the OpenAI-compatible server, with or without /v1."
     )
     api_key: SecretStr | None = Field(
-        None, description="Sent upstream instead of the client's Authorization header; unset relays the client's."
+        default=None,
+        description="Sent upstream instead of the client's Authorization header; unset relays the client's.",
     )
-    connect_timeout_s: PositiveFloat = Field(5.0, description="Longest wait for a connection, in seconds.")
+    connect_timeout_s: PositiveFloat = Field(default=5.0, description="Longest wait for a connection, in seconds.")
     first_byte_timeout_s: PositiveFloat = Field(
-        120.0, description="Longest wait from sending a request to the answer's headers, in seconds."
+        default=120.0, description="Longest wait from sending a request to the answer's headers, in seconds."
     )
-    idle_timeout_s: PositiveFloat = Field(60.0, description="Longest silence inside an answer, in seconds.")
-    total_timeout_s: PositiveFloat = Field(600.0, description="Longest whole answer, in seconds.")
-    connections: PositiveInt = Field(1000, description="Most connections open to the upstream at once.")
-    keepalive_s: PositiveFloat = Field(60.0, description="How long an idle connection is kept for reuse, in seconds.")
+    idle_timeout_s: PositiveFloat = Field(default=60.0, description="Longest silence inside an answer, in seconds.")
+    total_timeout_s: PositiveFloat = Field(default=600.0, description="Longest whole answer, in seconds.")
+    connections: PositiveInt = Field(default=1000, description="Most connections open to the upstream at once.")
+    keepalive_s: PositiveFloat = Field(
+        default=60.0, description="How long an idle connection is kept for reuse, in seconds."
+    )
 
 
 class SteeringSettings(Group):
     """How the served model is told to steer."""
 
     dialect: DialectName = Field(
-        DialectName.NATIVE, description="native: `rass serve-model`. none: the engine cannot steer; nothing is recovered."
+        default=DialectName.NATIVE,
+        description="native: `rass serve-model`. none: an engine that cannot steer.",
     )
 
 
 class RecoverySettings(Group):
     """Budgets of recovery; each is a hard bound."""
 
-    max_attempts: PositiveInt = Field(2, description="Most attempts for one request.")
-    time_limit_s: PositiveFloat = Field(30.0, description="Longest recovery of one request, in seconds.")
+    max_attempts: PositiveInt = Field(default=2, description="Most attempts for one request.")
+    time_limit_s: PositiveFloat = Field(default=30.0, description="Longest recovery of one request, in seconds.")
     max_upstream_share: float = Field(
-        1.0,
+        default=1.0,
         gt=0,
         le=10,
         description="Attempts earned by each ordinary request: 1.0 at most doubles the upstream's traffic.",
     )
-    burst: PositiveInt = Field(50, description="Attempts that may be saved up, and that are there at the start.")
+    burst: PositiveInt = Field(
+        default=50, description="Attempts that may be saved up, and that are there at the start."
+    )
 
 
 class StreamSettings(Group):
     """Streams in mode recover: how much of the head is held back, and for how long."""
 
-    head_chars: PositiveInt = Field(240, description="Characters after which an undecided head is judged as it is.")
-    head_ms: PositiveInt = Field(1500, description="Milliseconds from the first content to the same.")
+    head_chars: PositiveInt = Field(
+        default=240, description="Characters after which an undecided head is judged as it is."
+    )
+    head_ms: PositiveInt = Field(default=1500, description="Milliseconds from the first content to the same.")
     buffer_bytes: PositiveInt = Field(
-        262_144, description="Bytes of a refused original, and of an attempt, that are kept; a longer one is relayed."
+        default=262_144,
+        description="Bytes of a refused original, and of an attempt, that are kept; a longer one is relayed.",
     )
     headers_within_s: PositiveFloat = Field(
-        2.0, description="Headers leave after this long even while recovery runs, so that they cannot name its outcome."
+        default=2.0,
+        description="Headers leave after this long even while recovery runs, so that they cannot name its outcome.",
     )
-    keepalive_s: PositiveFloat = Field(5.0, description="Seconds between SSE comments while recovery runs.")
+    keepalive_s: PositiveFloat = Field(default=5.0, description="Seconds between SSE comments while recovery runs.")
 
 
 class DetectorSettings(Group):
     """Detectors."""
 
-    deadline_s: PositiveFloat = Field(10.0, description="Longest wait for a boundary or answer-harm reading, in seconds.")
+    deadline_s: PositiveFloat = Field(
+        default=10.0, description="Longest wait for one reading of the boundary or of an answer."
+    )
 
 
 class LimitSettings(Group):
     """Sizes."""
 
-    max_request_bytes: PositiveInt = Field(4_194_304, description="Largest request body.")
+    max_request_bytes: PositiveInt = Field(default=4_194_304, description="Largest request body.")
     max_judged_bytes: PositiveInt = Field(
-        4_194_304, description="Largest answer that is held whole to be judged; a longer one is relayed unjudged."
+        default=4_194_304,
+        description="Largest answer that is held whole to be judged; a longer one is relayed unjudged.",
     )
 
 
@@ -109,41 +131,52 @@ class RightSettings(Group):
     """What clients may do."""
 
     allow_client_steering: bool = Field(
-        False, description="Relay steering and engine-internal fields (rass, vllm_xargs, kv_transfer_params) from clients."
+        default=False,
+        description="Relay clients' steering fields (rass, vllm_xargs, kv_transfer_params).",
     )
 
 
 class AuditSettings(Group):
     """A JSONL row for each refused or recovered exchange."""
 
-    path: Path | None = Field(None, description="File to append rows to; unset writes none.")
-    include_text: bool = Field(False, description="Also write the conversation and the answers; mind who can read it.")
+    path: Path | None = Field(default=None, description="File to append rows to; unset writes none.")
+    include_text: bool = Field(
+        default=False, description="Also write the conversation and the answers; mind who can read it."
+    )
 
 
 class Settings(BaseSettings):
     """All settings of the proxy."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix=ENVIRONMENT_PREFIX, env_nested_delimiter="__", nested_model_default_partial_update=True
+        extra="forbid",
+        frozen=True,
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
     )
 
     mode: Mode = Field(
-        Mode.OBSERVE, description="off: relay. observe: count refusals, change nothing. recover: also recover over-refusals."
+        default=Mode.OBSERVE,
+        description="off: relay. observe: count refusals. recover: also recover over-refusals.",
     )
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     bundle: str | None = Field(
-        None, description='Folder of the bundle that build-vectors exported, or "reference"; mode recover needs one.'
+        default=None,
+        description='Folder of the bundle that build-vectors exported, or "reference"; mode recover needs one.',
     )
     drain_timeout_s: NonNegativeFloat = Field(
-        30.0, description="How long exchanges may still run after SIGTERM, in seconds."
+        default=30.0, description="How long exchanges may still run after SIGTERM, in seconds."
     )
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
-    upstream: UpstreamSettings = UpstreamSettings()
-    steering: SteeringSettings = SteeringSettings()
-    recovery: RecoverySettings = RecoverySettings()
-    stream: StreamSettings = StreamSettings()
-    detectors: DetectorSettings = DetectorSettings()
-    limits: LimitSettings = LimitSettings()
-    rights: RightSettings = RightSettings()
-    audit: AuditSettings = AuditSettings()
+    log_level: str = Field(
+        default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."
+    )
+    upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
+    steering: SteeringSettings = Field(default_factory=SteeringSettings)
+    recovery: RecoverySettings = Field(default_factory=RecoverySettings)
+    stream: StreamSettings = Field(default_factory=StreamSettings)
+    detectors: DetectorSettings = Field(default_factory=DetectorSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    rights: RightSettings = Field(default_factory=RightSettings)
+    audit: AuditSettings = Field(default_factory=AuditSettings)

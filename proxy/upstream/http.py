@@ -113,7 +113,9 @@ class HttpUpstream:
                     trace_request_ctx=context,
                 )
         except aiohttp.ServerTimeoutError as error:
-            raise UpstreamTimedOut(f"the upstream {self.address} did not answer in time ({_describe(error)})") from error
+            raise UpstreamTimedOut(
+                f"the upstream {self.address} did not answer in time ({_describe(error)})"
+            ) from error
         except TimeoutError as error:
             raise UpstreamTimedOut(f"the upstream {self.address} sent no answer within {limit_s:g} s") from error
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):

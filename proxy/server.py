@@ -1,0 +1,185 @@
+"""Running the app: start-up checks, uvicorn on uvloop, and an orderly end on SIGTERM and SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
+from typing import Any, NoReturn, assert_never
+
+import uvicorn
+from starlette.applications import Starlette
+
+from proxy.app import create_app
+from proxy.dependencies import build_dependencies
+from proxy.errors import StartupError
+from proxy.readiness import Mismatch, ReadinessCheck, Ready, Unreachable
+from proxy.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class ServerFailed(Exception):
+    """The server ended although nobody asked it to. Exit code 1."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening-ready socket; raises ``StartupError`` where the address cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        found = socket.socket(family)
+    except OSError as error:
+        reason = error.strerror or error
+        raise StartupError(f"cannot listen on {host}: {reason}; set host to an address of this machine") from error
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+    except (OSError, OverflowError) as error:
+        found.close()
+        reason = getattr(error, "strerror", None) or error
+        raise StartupError(
+            f"cannot listen on {host}:{port}: {reason}; stop what listens there or take another port"
+        ) from error
+    return found
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into ``SystemExit(0)`` wherever uvicorn is not there to handle them.
+
+    So every ``finally`` runs, and a child process is never left behind.
+    """
+
+    def end(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise SystemExit(0)
+
+    before = {number: signal.signal(number, end) for number in ENDING_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class RunningServer:
+    """A server that accepts requests."""
+
+    def __init__(self, server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
+        self._server = server
+        self._serving = serving
+
+    def stop(self) -> None:
+        """Begin the orderly end: nothing new is accepted, what runs may finish within ``drain_timeout_s``."""
+        self._server.should_exit = True
+
+    async def ended(self) -> None:
+        """Return once the server has ended, by a signal or by ``stop``. Cancelling the wait does not end it."""
+        await asyncio.wait({self._serving})
+        self._serving.result()
+
+
+@asynccontextmanager
+async def running_server(settings: Settings, listener: socket.socket) -> AsyncIterator[RunningServer]:
+    """Run the proxy on ``listener``; yields once it accepts requests and drains it when the context is left.
+
+    Raises ``StartupError`` where the settings, the bundle or the served model do not fit each other.
+    """
+    app = await _checked_app(settings)
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    running = RunningServer(server, serving)
+    try:
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.01)
+        if serving.done():
+            serving.result()
+            raise ServerFailed("the server ended while it was starting; the log says why")
+        yield running
+    finally:
+        running.stop()
+        await asyncio.wait({serving})
+
+
+async def _checked_app(settings: Settings) -> Starlette:
+    """Make the app, unless what it would serve does not fit; an upstream that does not answer yet may come later."""
+    deps = build_dependencies(settings)
+    try:
+        state = await ReadinessCheck(settings, deps.upstream, deps.bundle)()
+        match state:
+            case Ready():
+                pass
+            case Unreachable():
+                logger.warning("not ready: %s; requests get an error until it answers", state.reason)
+            case Mismatch():
+                raise StartupError(state.reason)
+            case _:
+                assert_never(state)
+        return create_app(settings, deps)
+    except BaseException:
+        await deps.close()
+        raise
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which does not raise the signals that it handled once more at its end.
+
+    Its own way ends the process with the signal's status, before the ``finally`` blocks around it have run.
+    """
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle the ending signals while serving: the first drains, a second one ends at once."""
+        before = {number: signal.signal(number, self.handle_exit) for number in ENDING_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until a signal ends it; raises ``StartupError`` or ``ServerFailed``."""
+    with listen(settings.host, settings.port) as listener:
+        address = url_of(listener)
+        async with running_server(settings, listener) as running:
+            logger.info("listening on %s, mode %s, upstream %s", address, settings.mode, settings.upstream.url)
+            await running.ended()
+
+
+def run_loop(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` on uvloop, with every ``finally`` run on SIGTERM and SIGINT too."""
+    import uvloop
+
+    with ending_on_signals(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work)
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the address of a bound socket as a URL."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def set_up_logging(level: str) -> None:
+    """Log to stderr; prompts and answers are never logged."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
+    )
+    # uvicorn's own lines about its start and end add nothing to ours.
+    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
