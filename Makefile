@@ -49,8 +49,8 @@ bench: install ## quality of raw model against proxy; both must be up (make run)
 bundle: install ## build the shipped bundle again from the shipped weights
 	$(BIN)/build-vectors --model reference --out rass/reference/bundle
 
-reference-model: install ## train the shipped reference model again
-	$(BIN)/rass reference train
+reference-model: install ## train the reference model again, into runs/reference-model
+	$(BIN)/rass reference train --out runs/reference-model
 
 lock: ## resolve the dependencies again (needs uv)
 	scripts/lock.sh
