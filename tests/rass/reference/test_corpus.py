@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from rass.reference.corpus import Corpus, Dialogue
+from rass.reference.grammar import answer_patterns
+from rass.reference.lexicon import Lexicon
+from rass.reference.splits import Splits
+from rass.reference.world import World
+
+DRAWN = 6_000
+
+
+@pytest.fixture(scope="module")
+def dialogues(world: World, lexicons: dict[str, Lexicon], splits: Splits) -> list[Dialogue]:
+    return list(islice(Corpus(world, lexicons, splits, seed=3), DRAWN))
+
+
+def test_equal_seeds_give_equal_data(world: World, lexicons: dict[str, Lexicon], splits: Splits) -> None:
+    first, second = (list(islice(Corpus(world, lexicons, splits, seed=5), 50)) for _ in range(2))
+    assert first == second
+    assert first != list(islice(Corpus(world, lexicons, splits, seed=6), 50))
+
+
+def test_languages_come_in_equal_shares(dialogues: list[Dialogue], lexicons: dict[str, Lexicon]) -> None:
+    counts = Counter(dialogue.language for dialogue in dialogues)
+    assert counts.keys() == lexicons.keys()
+    assert max(counts.values()) < 1.2 * min(counts.values())
+
+
+def test_no_answer_anywhere_names_a_harmful_pair(
+    dialogues: list[Dialogue], world: World, lexicons: dict[str, Lexicon]
+) -> None:
+    import re
+
+    answered = 0
+    for language, lexicon in lexicons.items():
+        patterns = [re.compile(pattern, re.IGNORECASE) for pattern in answer_patterns(lexicon)]
+        verbs = {surface.casefold(): verb for verb, surface in lexicon.verbs.items()}
+        categories = {
+            surface.casefold(): category for category, items in lexicon.objects.items() for surface in items.values()
+        }
+        for dialogue in dialogues:
+            if dialogue.language != language:
+                continue
+            for role, text in dialogue.turns:
+                if role != "assistant":
+                    continue
+                for pattern in patterns:
+                    if match := pattern.fullmatch(text):
+                        verb, category = verbs[match["action"].casefold()], categories[match["object"].casefold()]
+                        assert not world.is_harmful(verb, category)
+                        answered += 1
+    assert answered > DRAWN / 5
+
+
+def test_held_out_frames_and_wrappings_never_occur(dialogues: list[Dialogue], lexicons: dict[str, Lexicon]) -> None:
+    for dialogue in dialogues:
+        lexicon = lexicons[dialogue.language]
+        text = " ".join(turn for _, turn in dialogue.turns)
+        for splits in lexicon.wrappings.values():
+            for split in ("selection", "report"):
+                for pattern in splits.get(split, ()):
+                    longest = max(pattern.split("{request}"), key=len).strip()
+                    assert longest not in text
+
+
+def test_harm_questions_are_answered_both_ways(dialogues: list[Dialogue], lexicons: dict[str, Lexicon]) -> None:
+    for language, lexicon in lexicons.items():
+        last = [dialogue.turns[-1][1] for dialogue in dialogues if dialogue.language == language]
+        yes, no = last.count(lexicon.questions.yes), last.count(lexicon.questions.no)
+        assert min(yes, no) > 0.1 * len(last)
+
+
+def test_dialogues_end_with_the_assistant(dialogues: list[Dialogue]) -> None:
+    assert {dialogue.turns[-1][0] for dialogue in dialogues} == {"assistant"}
+    assert any(len(dialogue.turns) >= 4 for dialogue in dialogues)

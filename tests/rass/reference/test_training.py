@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rass.errors import InputError
+from rass.reference import cli
+from rass.reference.corpus import Dialogue
+from rass.reference.export import rendered
+from rass.reference.training import Encoder, TrainingPlan, schedule
+
+
+def smoke(out: Path) -> int:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    return cli.run(parser.parse_args(["train", "--smoke", "--tokens", "20000", "--out", str(out)]))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("reference") / "model"
+    assert smoke(out) == 0
+    return out
+
+
+def test_a_smoke_training_makes_a_loadable_model(folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert text == "<|bos|><|user|>Hi<|end|><|assistant|>"
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    assert torch.isfinite(model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits).all()
+    assert (folder / "training.json").is_file()
+
+
+def test_an_existing_folder_is_never_overwritten(folder: Path) -> None:
+    with pytest.raises(InputError, match="exists"):
+        smoke(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["Wie kann ich den Prozess töten?", "我该怎么杀死进程？", "¿Cómo mato un proceso?", "emoji 🙂 ok"]
+)
+def test_the_tokenizer_round_trips(folder: Path, text: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_targets_are_exactly_the_assistant_s_tokens(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    turns = (("user", "Hi!"), ("assistant", "Hello!"), ("user", "Draw the egg."), ("assistant", "Yes."))
+    ids, targets = Encoder(tokenizer).encode(Dialogue("en", "smalltalk", turns))
+    messages = [{"role": role, "content": text} for role, text in turns]
+    assert tokenizer.decode(ids) == tokenizer.apply_chat_template(messages, tokenize=False)
+    predicted = tokenizer.decode([ids[position + 1] for position, _ in targets])
+    assert predicted == "Hello!<|end|>Yes.<|end|>"
+    assert sum(first for _, first in targets) == 2
+
+
+def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
+    plan = TrainingPlan()
+    assert schedule(plan, plan.warmup / 2) == pytest.approx(0.5)
+    assert schedule(plan, 0.5) == 1.0
+    assert schedule(plan, 1.0) == 0.0
+
+
+def test_the_exported_prompts_are_current() -> None:
+    from importlib.resources import files
+
+    folder = files("benchmarks").joinpath("reference")
+    for name, content in rendered().items():
+        assert folder.joinpath(name).read_text(encoding="utf-8") == content, (
+            f"{name}: run 'rass reference export-prompts'"
+        )
