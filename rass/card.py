@@ -20,8 +20,8 @@ def render_card(manifest: Manifest, report: ValidationReport, choice: StrengthCh
     sections = [
         f"# Bundle for {model.id}",
         f"Steering vectors and boundary probes for `{model.id}`, revision `{model.revision}` ({model.num_layers} "
-        f"layers, width {model.hidden_size}). It recovers benign requests that the model refuses and leaves warranted refusals "
-        "alone. It is of no use for any other model or revision, and is refused there.",
+        f"layers, width {model.hidden_size}). It recovers benign requests that the model refuses and leaves "
+        "warranted refusals alone. It is of no use for any other model or revision, and is refused there.",
         "## How it was made",
         f"`{made.command}`, seed {made.seed}, rass {made.rass_version}, {manifest.created}. "
         f"Steering: {choice.config.label}.",

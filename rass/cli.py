@@ -156,10 +156,10 @@ def _prompts(args: argparse.Namespace) -> tuple[PromptSet, PromptSet]:
 def _judges(model_name: str, selection: PromptSet) -> tuple[RefusalDetector, Scorer]:
     """Return the refusal detector that the proxy uses, and the scorer: the grammar for the reference model's own
     world."""
-    from detectors.refusal import PatternRefusalDetector
+    from detectors.refusal import TextRefusalDetector
     from rass.identity import REFERENCE
 
-    refusals = PatternRefusalDetector()
+    refusals = TextRefusalDetector()
     if model_name == REFERENCE:
         from rass.reference.grammar import ReferenceScorer
         from rass.reference.prompts import load_lexicons

@@ -14,7 +14,7 @@ __all__ = ["fit_logistic", "log_loss"]
 DoubleArray = npt.NDArray[np.float64]
 
 _MAX_STEPS = 50
-_TOLERANCE = 1e-8
+_TOLERANCE = 1e-10
 _MAX_HALVINGS = 30
 
 

@@ -1,0 +1,58 @@
+"""The search finds the steering that works and the least of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from rass.errors import StageError
+from rass.model import ChatModel
+from rass.observe import observe
+from rass.prompts import PromptSet
+from rass.strength import StrengthPools, StrengthSettings, choose_strength, flip_strengths, planned_generations
+from rass.vectors import build
+
+
+def test_flip_strength_is_the_least_that_answers() -> None:
+    outcomes = {1.0: ["refused", "refused", "on_topic"], 0.5: ["refused"] * 3, 2.0: ["off_topic", "refused", "refused"]}
+    assert flip_strengths(outcomes) == [2.0, None, 1.0]
+
+
+def test_search_prefers_weak_steering_that_answers_everything(
+    linear_world: Callable[[], ChatModel], world_judge: object, make_prompts: Callable[..., PromptSet]
+) -> None:
+    model, prompts = linear_world(), make_prompts("selection", frames=3)
+    observations = observe(
+        model,
+        prompts,
+        world_judge,
+        answers_per_kind=200,
+        max_new_tokens=8,
+        seed=0,
+        read_progress=lambda _rows: None,
+        answer_progress=lambda _rows: None,
+    )
+    refused = [prompts.prompts[row] for row, verdict in observations.refused.items() if verdict]
+    pools = StrengthPools(
+        recoverable=tuple(prompt for prompt in refused if not prompt.harmful),
+        attacks=tuple(prompt for prompt in refused if prompt.kind == "attack"),
+        leaking=tuple(prompt for prompt in refused if prompt.kind == "harmful")[:4],
+        harmful_units={"de": 100, "en": 100},
+    )
+    settings = StrengthSettings(screen=4, refine=8, measure=20)
+    counted: list[int] = []
+    choice = choose_strength(model, build(observations), pools, world_judge, settings, counted.append)
+    assert choice.config.layer <= 1  # steering after layer 1 comes too late in this world
+    assert choice.by_language == {"de": 1.0, "en": 1.0} or set(choice.by_language.values()) <= {0.5, 1.0, 1.5}
+    best = {point.strength: point for point in choice.curve["en"]}
+    assert best[choice.by_language["en"]].on_topic > 0.95
+    assert best[6.0].gated_leak == pytest.approx(
+        len({one.base_id for one in pools.leaking if one.language == "en"}) / 100
+    )
+    assert 0 < sum(counted) <= planned_generations(3, 2, settings) + 8 * len(pools.leaking)
+    with pytest.raises(StageError, match="nothing to recover"):
+        choose_strength(
+            model, build(observations), replace(pools, recoverable=()), world_judge, settings, counted.append
+        )
