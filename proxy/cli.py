@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rass-proxy",
-        description="An OpenAI-compatible proxy that recovers over-refused requests and leaves warranted refusals alone.",
+        description="An OpenAI-compatible proxy: recovers over-refused requests, leaves warranted refusals alone.",
         epilog=_EXIT_CODES,
     )
     commands = parser.add_subparsers(required=True, metavar="command")

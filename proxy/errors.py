@@ -116,6 +116,11 @@ def error_body(message: str, kind: str, code: str, param: str | None = None) -> 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def error_event(body: Mapping[str, object]) -> bytes:
-    """Return ``body`` as a server-sent event, for a stream that fails after its head was sent."""
-    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+def error_event(body: Mapping[str, object], after: bytes) -> bytes:
+    """Return ``body`` as a server-sent event, for a stream that fails after its head was sent.
+
+    ``after`` are the last bytes that went out: an event that broke in the middle is ended first, so that the error
+    stands by itself. A blank line too many is nothing to a parser.
+    """
+    ended = after.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
+    return (b"" if ended else b"\n\n") + b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"

@@ -28,6 +28,7 @@ class _Watched:
     """What became of a stream while it was relayed."""
 
     size: int = 0
+    last: bytes = b""
     failed: bool = False
 
 
@@ -113,13 +114,14 @@ class Gate:
         async def relay() -> AsyncGenerator[bytes, None]:
             try:
                 while chunk := await response.next_chunk():
+                    state.last = chunk
                     state.size += len(chunk)
                     if state.size <= self._judged_bytes:
                         reader.feed(chunk)
                     yield chunk
             except UpstreamError as error:
                 state.failed = True
-                yield error_event(error.body())
+                yield error_event(error.body(), state.last)
 
         async def judge() -> None:
             if state.failed or reader.failed:
@@ -142,12 +144,14 @@ async def _rest_of(first: bytes, response: UpstreamResponse) -> AsyncGenerator[b
     A failure ends an event stream with an error event; elsewhere it is raised, so that the client sees a body cut short
     instead of one that seems whole.
     """
+    last = first
     if first:
         yield first
     try:
         while chunk := await response.next_chunk():
+            last = chunk
             yield chunk
     except UpstreamError as error:
         if not response.headers.get("content-type", "").lower().startswith(_EVENT_STREAM):
             raise
-        yield error_event(error.body())
+        yield error_event(error.body(), last)

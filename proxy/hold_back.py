@@ -73,8 +73,9 @@ class HeldStream:
 
         The reader goes on gathering until ``judged_bytes`` were seen.
         """
-        for chunk in self._chunks:
-            yield chunk
+        last = b""
+        for last in self._chunks:
+            yield last
         self._chunks.clear()
         while not self.ended:
             try:
@@ -88,9 +89,10 @@ class HeldStream:
             self.size += len(chunk)
             if self.size <= judged_bytes:
                 self.reader.feed(chunk)
+            last = chunk
             yield chunk
         if self.error is not None:
-            yield error_event(self.error.body())
+            yield error_event(self.error.body(), last)
 
 
 async def hold_head(

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, assert_never
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from proxy.app import create_app
 from proxy.dependencies import build_dependencies
@@ -35,16 +36,14 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         found = socket.socket(family)
     except OSError as error:
-        reason = error.strerror or error
-        raise StartupError(f"cannot listen on {host}: {reason}; set host to an address of this machine") from error
+        raise StartupError(f"cannot listen on {host} ({error}); set host to an address of this machine") from error
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))
     except (OSError, OverflowError) as error:
         found.close()
-        reason = getattr(error, "strerror", None) or error
         raise StartupError(
-            f"cannot listen on {host}:{port}: {reason}; stop what listens there or take another port"
+            f"cannot listen on {host}:{port} ({error}); stop what listens there, or take another"
         ) from error
     return found
 
@@ -86,11 +85,18 @@ class RunningServer:
 
 @asynccontextmanager
 async def running_server(settings: Settings, listener: socket.socket) -> AsyncIterator[RunningServer]:
-    """Run the proxy on ``listener``; yields once it accepts requests and drains it when the context is left.
+    """Run the proxy that ``settings`` describe; as `running_app`.
 
     Raises ``StartupError`` where the settings, the bundle or the served model do not fit each other.
     """
     app = await _checked_app(settings)
+    async with running_app(app, listener, drain_timeout_s=settings.drain_timeout_s) as running:
+        yield running
+
+
+@asynccontextmanager
+async def running_app(app: ASGIApp, listener: socket.socket, *, drain_timeout_s: float) -> AsyncIterator[RunningServer]:
+    """Serve ``app`` on ``listener``; yields once it accepts requests and drains it when the context is left."""
     config = uvicorn.Config(
         app,
         loop="none",
@@ -99,21 +105,22 @@ async def running_server(settings: Settings, listener: socket.socket) -> AsyncIt
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+        timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    accepting = asyncio.create_task(server.accepting.wait())
     running = RunningServer(server, serving)
     try:
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
+        await asyncio.wait({serving, accepting}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             serving.result()
             raise ServerFailed("the server ended while it was starting; the log says why")
         yield running
     finally:
+        accepting.cancel()
         running.stop()
-        await asyncio.wait({serving})
+        await asyncio.wait({serving, accepting})
 
 
 async def _checked_app(settings: Settings) -> Starlette:
@@ -141,6 +148,16 @@ class _Server(uvicorn.Server):
 
     Its own way ends the process with the signal's status, before the ``finally`` blocks around it have run.
     """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.accepting = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say when requests are accepted."""
+        await super().startup(sockets)
+        if self.started:
+            self.accepting.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

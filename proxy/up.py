@@ -74,5 +74,5 @@ async def _show(model_url: str, proxy_url: str, *, demo: bool, console: Console)
 
 async def _died(model: ServedModel) -> None:
     """Return once the served model has ended."""
-    while model.alive():
+    while model.alive():  # noqa: ASYNC110 - a process sets no event that every platform can wait for
         await asyncio.sleep(_ALIVE_EVERY_S)
