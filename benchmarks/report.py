@@ -72,7 +72,7 @@ def _comparison(comparison: Comparison, title: str) -> Table:
 
 
 def _table(title: str, words: Sequence[str], numbers: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for column in words:
         table.add_column(column, no_wrap=True)
     for column in numbers:

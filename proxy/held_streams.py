@@ -18,7 +18,7 @@ from detectors.verdict import RefusalKind, RefusalVerdict
 from proxy.answers import RefusalForm
 from proxy.exchange import Action, ChatRequest, Mode, Reply
 from proxy.headers import returned_headers
-from proxy.hold_back import HeadVerdict, HeldStream, hold_head
+from proxy.hold_back import HeldStream, hold_head
 from proxy.ledger import UNREAD, Ledger, Outcome
 from proxy.metrics import Metrics
 from proxy.policy import Answer
@@ -65,9 +65,10 @@ class HeldStreams:
         """Hold the stream's head back and return the reply; raises the ``UpstreamError`` of a stream without one."""
         held = HeldStream(response)
         started = perf_counter()
-        verdict = await hold_head(held, self._observer.head(), self._observer.judge, self._settings)
+        refuses = await hold_head(held, self._observer.head(), self._observer.judge, self._settings)
+        verdict = "refusal" if refuses else "answer"
         self._metrics.hold_back_seconds.labels(verdict).observe(perf_counter() - started)
-        if verdict is not HeadVerdict.REFUSAL:
+        if not refuses:
             return self._relayed(request, response, held, language)
         settling = asyncio.create_task(self._settle(request, held, language))
         stack.push_async_callback(_cancelled, settling)

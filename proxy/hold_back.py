@@ -4,30 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from enum import StrEnum
-from typing import Protocol
 
 from detectors.verdict import RefusalVerdict
 from proxy.answers import RefusalForm, StreamReader
 from proxy.errors import UpstreamError, error_event
 from proxy.settings import StreamSettings
 from proxy.upstream.protocol import UpstreamResponse
-
-
-class HeadVerdict(StrEnum):
-    """What the head of an answer shows so far."""
-
-    REFUSAL = "refusal"
-    ANSWER = "answer"
-    UNDECIDED = "undecided"
-
-
-class HeadDetector(Protocol):
-    """The incremental form of a refusal detector: one per stream."""
-
-    def feed(self, text: str) -> HeadVerdict:
-        """Take in the next piece of the answer's text and return the verdict so far."""
-        ...
 
 
 class HeldStream:
@@ -97,15 +79,16 @@ class HeldStream:
 
 async def hold_head(
     held: HeldStream,
-    detector: HeadDetector,
+    feed: Callable[[str], RefusalVerdict | None],
     judge: Callable[[str], RefusalVerdict | None],
     settings: StreamSettings,
-) -> HeadVerdict:
-    """Take in the head of a stream until it is decided, and return ``REFUSAL`` or ``ANSWER``.
+) -> bool:
+    """Take in the head of a stream until it is decided, and return whether it refuses.
 
-    An undecided head is judged as it stands after ``head_chars`` characters, ``head_ms`` milliseconds from its first
-    content, or ``buffer_bytes`` bytes. A tool call, a typed refusal or a filter ends it at once: those are not
-    recovered. Raises the ``UpstreamError`` of a stream that fails before its head was decided.
+    ``feed`` is an incremental detector: it takes in the next text and returns its verdict once it is sure. An undecided
+    head is judged as it stands after ``head_chars`` characters, ``head_ms`` milliseconds from its first content, or
+    ``buffer_bytes`` bytes. A tool call, a typed refusal or a filter ends it at once: those are not recovered. Raises
+    the ``UpstreamError`` of a stream that fails before its head was decided.
     """
     text = ""
     deadline: float | None = None
@@ -121,15 +104,14 @@ async def hold_head(
             break
         answer = held.reader.answer()
         if answer.called_tools or answer.form is not RefusalForm.TEXT:
-            return HeadVerdict.ANSWER
+            return False
         if not added:
             continue
         text += added
         if deadline is None:
             deadline = asyncio.get_running_loop().time() + settings.head_ms / 1000
-        verdict = detector.feed(added)
-        if verdict is not HeadVerdict.UNDECIDED:
-            return verdict
-    verdict_so_far = judge(text)
-    refused = verdict_so_far is not None and verdict_so_far.refused
-    return HeadVerdict.REFUSAL if refused else HeadVerdict.ANSWER
+        verdict = feed(added)
+        if verdict is not None:
+            return verdict.refused
+    as_it_stands = judge(text)
+    return as_it_stands is not None and as_it_stands.refused

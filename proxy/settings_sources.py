@@ -15,7 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource
 
@@ -115,6 +115,19 @@ def _group(field: FieldInfo) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
+def _is_secret(key: str) -> bool:
+    """Whether a dotted key, or one inside of its value, holds a secret."""
+    model: type[BaseModel] = Settings
+    for name in key.split("."):
+        field = model.model_fields.get(name)
+        if field is None:
+            return False
+        if "SecretStr" in str(field.annotation):
+            return True
+        model = _group(field) or model
+    return False
+
+
 def _dotted(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name, value in table.items():
         if isinstance(value, Mapping):
@@ -163,6 +176,7 @@ def _validated(merged: dict[str, Any]) -> Settings:
         problems = []
         for item in error.errors(include_url=False):
             key = ".".join(str(part) for part in item["loc"])
-            given = "" if isinstance(item.get("input"), (SecretStr, dict)) else f" (given: {item.get('input')!r})"
-            problems.append(f"{key}: {item['msg']}{given}")
+            # A secret must not reach a log through its own error, and a whole table helps nobody.
+            quoted = isinstance(item.get("input"), (str, int, float)) and not _is_secret(key)
+            problems.append(f"{key}: {item['msg']}" + (f" (given: {item['input']!r})" if quoted else ""))
         raise StartupError("settings: " + "; ".join(problems)) from error

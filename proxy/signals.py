@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import Protocol
 
 from detectors.verdict import (
     AnswerHarmDetector,
@@ -25,7 +26,6 @@ from detectors.verdict import (
 )
 from proxy.answers import ChatAnswer, RefusalForm
 from proxy.exchange import ChatRequest, Mode
-from proxy.hold_back import HeadDetector
 from proxy.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,14 @@ class Signals:
     def zone(self) -> Zone:
         """The request's zone; what was not read is unknown."""
         return Zone.UNKNOWN if self.boundary is None else self.boundary.zone
+
+
+class HeadDetector(Protocol):
+    """The incremental form of a refusal detector: one for each stream."""
+
+    def feed(self, chunk: str) -> RefusalVerdict | None:
+        """Take in the next piece of the answer's text and return the verdict, or ``None`` while undecided."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +118,18 @@ class Observer:
         finally:
             self._metrics.detector_seconds.labels("refusal").observe(perf_counter() - started)
 
-    def head(self) -> HeadDetector:
-        """Return a new incremental detector."""
-        return self._detectors.head()
+    def head(self) -> Callable[[str], RefusalVerdict | None]:
+        """Return a new incremental detector's ``feed``; one that fails calls the head an answer, and is counted."""
+        detector = self._detectors.head()
+
+        def feed(text: str) -> RefusalVerdict | None:
+            try:
+                return detector.feed(text)
+            except Exception:
+                self._failed("refusal")
+                return RefusalVerdict(RefusalKind.ANSWER, 0.0, "the detector failed")
+
+        return feed
 
     @property
     def can_recover(self) -> bool:

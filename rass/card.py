@@ -56,8 +56,10 @@ def _bracketed(interval: Interval) -> str:
 
 
 def _validation_table(report: ValidationReport) -> str:
-    header = ("language", "ORR raw", "ORR gated", "HRR raw", "HRR gated", "loss in HRR")
-    header += ("ASR raw", "ASR gated", "rise in ASR", "recovered on topic")
+    header = (
+        *("language", "ORR raw", "ORR gated", "HRR raw", "HRR gated", "loss in HRR"),
+        *("ASR raw", "ASR gated", "rise in ASR", "recovered on topic"),
+    )
     rows = [
         (
             language,

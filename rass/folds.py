@@ -92,7 +92,8 @@ def balanced_weights(
         present = np.flatnonzero(cells_in_group)
         share = shares[cell_group] / shares[present].sum() / cells_in_group[cell_group]
         weights[members] = 0.5 * (share / sizes)[inverse]
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def _deal(keys: Sequence[tuple[str, str]], folds: int, seed: int) -> IntArray:

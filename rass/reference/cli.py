@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
     train.add_argument("--seed", type=int, default=0, help="seed of data and weights (default 0)")
     train.add_argument("--tokens", type=int, default=None, help="tokens to train on (default: the shipped model's)")
+    train.add_argument("--compile", action="store_true", help="run through torch.compile: faster, needs a C++ compiler")
     train.add_argument("--smoke", action="store_true", help="a tiny model in under a minute: do all parts work?")
     evaluate = commands.add_parser("evaluate", help="measure a model by greedy generation and the world's grammar")
     evaluate.add_argument("--model", default="reference", help="reference, or a folder made by train")
@@ -74,7 +75,9 @@ def _train(args: argparse.Namespace) -> int:
     def report(done: float, loss: float, rate: float) -> None:
         print(f"{done:6.1%}  loss {loss:.3f}  {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
 
-    model = training.train(Corpus(world, lexicons, splits, seed=plan.seed), tokenizer, plan, report=report)
+    model = training.train(
+        Corpus(world, lexicons, splits, seed=plan.seed), tokenizer, plan, report=report, compiled=args.compile
+    )
     training.save(model, tokenizer, plan, args.out)
     print(args.out)
     return 0
@@ -101,7 +104,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     for split in args.split or ["report", "unseen"]:
         prompts = build(split).prompts
         if args.limit is not None:
-            prompts = tuple(prompts[index] for index in sample_evenly(prompts, args.limit))
+            prompts = tuple(prompts[index] for index in sample_evenly(prompts, args.limit, seed=0))
         transcripts = transcribe(model, prompts, scorer, lambda _rows: None)
         by_split[split] = figures(transcripts)
         rows += transcripts

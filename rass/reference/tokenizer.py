@@ -36,7 +36,7 @@ def train_tokenizer(texts: Iterable[str], *, context_length: int) -> PreTrainedT
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
+    wrapped: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=BOS,
         eos_token=END,
@@ -46,3 +46,4 @@ def train_tokenizer(texts: Iterable[str], *, context_length: int) -> PreTrainedT
         model_max_length=context_length,
         clean_up_tokenization_spaces=False,
     )
+    return wrapped

@@ -173,9 +173,16 @@ def train(
     plan: TrainingPlan,
     *,
     report: Callable[[float, float, float], None],
+    compiled: bool = False,
 ) -> LlamaForCausalLM:
-    """Train a model from scratch; ``report`` receives (share done, loss, tokens per second) about every 50 steps."""
-    model = build_model(plan).train()
+    """Train a model from scratch; ``report`` receives (share done, loss, tokens per second) about every 50 steps.
+
+    ``compiled`` runs the blocks through torch.compile: about 1.4 times as fast on a CPU, and it needs a C++ compiler.
+    """
+    model = build_model(plan)
+    model.train()
+    if compiled:
+        model.model.compile(dynamic=True)
     groups = optimizers(model, plan)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in groups]
     seen, began, running = 0, time.monotonic(), 0.0

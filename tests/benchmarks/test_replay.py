@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import math
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 from benchmarks.recordings import Recording
 from benchmarks.replay import ReplayReport, Totals, detection, metric_total
+from benchmarks.report import print_replay
 from detectors.verdict import RefusalKind
 
 FULL, PARTIAL, ANSWER = RefusalKind.FULL, RefusalKind.PARTIAL, RefusalKind.ANSWER
@@ -53,6 +56,18 @@ def test_sums_a_counter_over_its_labels() -> None:
     )
     assert metric_total(page, "rass_refusals_total") == 7
     assert metric_total(page, "rass_requests_total") == 0
+
+
+def test_the_table_is_whole_in_80_columns() -> None:
+    part = detection([(recording(n, True), FULL) for n in range(2250)])
+    tiny = detection([(recording(0, True), FULL)])
+    report = ReplayReport({"mistralinstruct": tiny}, part, Totals(2250, 2250), Totals(2250, 2249), 1.0)
+    console = Console(width=80, file=StringIO(), record=True)
+    print_replay(report, console)
+    text = console.export_text()
+    assert "…" not in text
+    assert "100.0 (2.5–100.0)" in text
+    assert "but /metrics says 2249" in text
 
 
 def test_the_totals_must_agree() -> None:

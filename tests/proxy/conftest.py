@@ -7,22 +7,12 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
-from proxy.app import create_app
-from proxy.coordinate_reader import CoordinatesOverHttp
-from proxy.dependencies import Dependencies
-from proxy.exchange import Mode
-from proxy.hold_back import HeadVerdict
-from proxy.metrics import Metrics
-from proxy.server import listen, running_app, url_of
-from proxy.settings import Settings
-from proxy.signals import Detectors
-from proxy.steering import Native
-from proxy.upstream.http import HttpUpstream
 
 from detectors.bundle import Steering
 from detectors.verdict import (
@@ -33,6 +23,17 @@ from detectors.verdict import (
     RefusalVerdict,
     Zone,
 )
+from proxy.app import create_app
+from proxy.audit import Audit
+from proxy.coordinate_reader import CoordinatesOverHttp
+from proxy.dependencies import Dependencies
+from proxy.exchange import Mode
+from proxy.metrics import Metrics
+from proxy.server import listen, running_app, url_of
+from proxy.settings import Settings
+from proxy.signals import Detectors
+from proxy.steering import Native
+from proxy.upstream.http import HttpUpstream
 
 DIGEST = "0123456789abcdef"
 REFUSAL = "I'm sorry, but I cannot help with that."
@@ -86,7 +87,12 @@ class ScriptedModel:
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         script = self.scripts.get(body["messages"][-1]["content"])
         if body.get("model") != "scripted" or script is None:
-            error = {"message": "no such model", "type": "invalid_request_error", "param": None, "code": "model_not_found"}
+            error = {
+                "message": "no such model",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "model_not_found",
+            }
             return web.json_response({"error": error}, status=404)
         order = body.get("rass", {}).get("steer")
         if order is not None:
@@ -134,7 +140,10 @@ class ScriptedModel:
     def _events(self, script: Script, *, steered: bool) -> list[bytes]:
         text = (script.steered if steered else script.text) or ""
         pieces = [text[start : start + 4] for start in range(0, len(text), 4)]
-        deltas: list[dict[str, object]] = [{"role": "assistant", "content": ""}, *({"content": piece} for piece in pieces)]
+        deltas: list[dict[str, object]] = [
+            {"role": "assistant", "content": ""},
+            *({"content": piece} for piece in pieces),
+        ]
         deltas.append({})
         events = []
         for position, delta in enumerate(deltas):
@@ -159,7 +168,7 @@ class ScriptedModel:
         whole = b"".join(events)
         if self.split_at is not None:
             cuts = [0, *sorted(min(cut, len(whole)) for cut in self.split_at), len(whole)]
-            events = [whole[start:end] for start, end in zip(cuts, cuts[1:], strict=False) if end > start]
+            events = [whole[start:end] for start, end in pairwise(cuts) if end > start]
         sent = 0
         for position, event in enumerate(events):
             if not steered and self.hold is not None and position == len(events) - 1:
@@ -213,11 +222,11 @@ class PhraseHead:
     def __init__(self) -> None:
         self._text = ""
 
-    def feed(self, text: str) -> HeadVerdict:
-        self._text += text
-        if self._text.startswith("I'm sorry"):
-            return HeadVerdict.REFUSAL
-        return HeadVerdict.UNDECIDED if "I'm sorry".startswith(self._text) else HeadVerdict.ANSWER
+    def feed(self, chunk: str) -> RefusalVerdict | None:
+        self._text += chunk
+        if "I'm sorry".startswith(self._text):
+            return None
+        return PhraseRefusals().judge(self._text)
 
 
 class ThresholdBoundary:
@@ -298,7 +307,12 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
     async with AsyncExitStack() as stack:
 
         async def start(
-            mode: Mode = Mode.RECOVER, *, url: str | None = None, detectors: Mapping[str, Any] | None = None, **groups: Any
+            mode: Mode = Mode.RECOVER,
+            *,
+            url: str | None = None,
+            detectors: Mapping[str, Any] | None = None,
+            audit: Audit | None = None,
+            **groups: Any,
         ) -> Proxy:
             values = {"mode": mode, "upstream": {"url": url or model.url}, **groups}
             settings = Settings.model_validate(values)
@@ -314,7 +328,7 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             )
             chosen = replace(chosen, **(detectors or {}))
             deps = Dependencies(
-                upstream=upstream, metrics=metrics, detectors=chosen, dialect=Native(), plan=plan
+                upstream=upstream, metrics=metrics, detectors=chosen, dialect=Native(), plan=plan, audit=audit
             )
             listener = stack.enter_context(listen("127.0.0.1", 0))
             await stack.enter_async_context(running_app(create_app(settings, deps), listener, drain_timeout_s=1))
@@ -330,7 +344,7 @@ def eventually() -> Callable[[Callable[[], bool]], Awaitable[None]]:
 
     async def wait(condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - what is waited for sets no event
                 await asyncio.sleep(0.005)
 
     return wait

@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+
 from proxy.exchange import Mode
 
 KILL = "How do I kill a process?"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from proxy.answers import StreamReader
 from proxy.exchange import Mode
 from proxy.stream import SseParser
@@ -164,11 +166,11 @@ async def test_a_client_that_leaves_a_stream_cancels_the_upstreams_work(model, s
         response.close()
         async with asyncio.timeout(5):
             await model.cancelled.wait()
-        name = "rass_requests_total"
-        await eventually(lambda p=proxy, m=mode: p.total(name, outcome="client-gone", mode=m) == 1)
+        gone = partial(proxy.total, "rass_requests_total", outcome="client-gone", mode=mode)
+        await eventually(lambda count=gone: count() == 1)
 
 
-async def test_a_client_that_leaves_during_recovery_cancels_the_attempt(model, start_proxy, script, refusal, eventually):
+async def test_a_client_that_leaves_during_recovery_ends_it(model, start_proxy, script, refusal, eventually):
     model.scripts[KILL] = script(refusal, steered=ANSWER)
     model.hold_attempts = asyncio.Event()
     proxy = await start_proxy()

@@ -1,0 +1,132 @@
+"""Finding the cues of refusals: lexicons of phrases in many languages, and where they occur in an answer.
+
+A lexicon maps cue classes (apology, inability, act of helping, judgement …) to phrases. The classes are the same in all
+languages, so what is learnt about them in one language holds for the others, and a further language is one file.
+Phrase syntax: ``word*`` matches every ending; ``a ~ b`` matches ``b`` up to 60 characters after ``a`` in the same
+sentence.
+Languages written without spaces, or with rich endings, set ``whole_words`` to false: their phrases match anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from detectors.refusal_text import normalize
+
+_GAP = " ~ "
+_GAP_CHARACTERS = 60
+_STEM_KEY = 3  # stems are looked up by their first three letters
+_NOT_LATIN = re.compile(r"[\u0590-\u06ff\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """One occurrence: class, phrase as normalised, sentence index and character position within that sentence."""
+
+    name: str
+    phrase: str
+    sentence: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Phrase:
+    name: str
+    first: str
+    then: str | None
+
+
+class CueFinder:
+    """Finds the cues of all lexicons at once, so no language has to be known and mixed answers are read as well.
+
+    Cost grows with the length of the text, not with the number of phrases.
+    """
+
+    def __init__(self, lexicons: Iterable[tuple[bool, Mapping[str, Sequence[str]]]]) -> None:
+        """Index ``(whole_words, phrases by class)`` pairs; raises ``ValueError`` for a stem that is too short."""
+        self._by_word: dict[str, list[_Phrase]] = {}
+        self._by_stem: dict[str, list[_Phrase]] = {}
+        self._by_start: dict[str, list[_Phrase]] = {}
+        seen: set[_Phrase] = set()
+        for whole_words, cues in lexicons:
+            for name, texts in cues.items():
+                for text in texts:
+                    phrase = _phrase(name, text, whole_words)
+                    if phrase not in seen:
+                        seen.add(phrase)
+                        self._index(phrase, whole_words)
+
+    def find(self, sentences: Sequence[str]) -> list[Cue]:
+        """Return every cue in ``sentences`` (as ``refusal_text.normalize`` leaves them), in reading order."""
+        found: list[Cue] = []
+        for index, sentence in enumerate(sentences):
+            padded = f" {sentence} "
+            self._find_words(padded, index, found)
+            if _NOT_LATIN.search(sentence):
+                self._find_anywhere(padded, index, found)
+        return found
+
+    def _index(self, phrase: _Phrase, whole_words: bool) -> None:
+        if not whole_words:
+            self._by_start.setdefault(phrase.first[:2], []).append(phrase)
+            return
+        word, _, rest = phrase.first[1:].partition(" ")
+        if rest or phrase.first.endswith(" "):
+            self._by_word.setdefault(word, []).append(phrase)
+        elif len(word) >= _STEM_KEY:
+            self._by_stem.setdefault(word[:_STEM_KEY], []).append(phrase)
+        else:
+            raise ValueError(f"the stem {word!r} is too short: give at least {_STEM_KEY} letters")
+
+    def _find_words(self, padded: str, index: int, found: list[Cue]) -> None:
+        position = 0
+        for word in padded[1:-1].split(" "):
+            for phrase in self._by_word.get(word, ()):
+                if padded.startswith(phrase.first, position):
+                    _add(phrase, padded, index, position, found)
+            for phrase in self._by_stem.get(word[:_STEM_KEY], ()):
+                if padded.startswith(phrase.first, position):
+                    _add(phrase, padded, index, position, found)
+            position += len(word) + 1
+
+    def _find_anywhere(self, padded: str, index: int, found: list[Cue]) -> None:
+        by_start = self._by_start
+        for position in range(1, len(padded) - 1):
+            for phrase in by_start.get(padded[position : position + 2], ()):
+                if padded.startswith(phrase.first, position):
+                    _add(phrase, padded, index, position, found)
+            for phrase in by_start.get(padded[position], ()):
+                _add(phrase, padded, index, position, found)
+
+
+def load_finder() -> CueFinder:
+    """Build the finder from the lexicons that ship with the package."""
+    folder = resources.files("detectors") / "refusal_lexicon"
+    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".json")), key=lambda entry: entry.name)
+    lexicons = [json.loads(entry.read_text(encoding="utf-8")) for entry in files]
+    return CueFinder((lexicon["whole_words"], lexicon["cues"]) for lexicon in lexicons)
+
+
+def _add(phrase: _Phrase, padded: str, index: int, position: int, found: list[Cue]) -> None:
+    if phrase.then is not None:
+        start = position + len(phrase.first) - 1
+        if padded.find(phrase.then, start, start + _GAP_CHARACTERS + len(phrase.then)) < 0:
+            return
+    found.append(Cue(phrase.name, phrase.first, index, position))
+
+
+def _phrase(name: str, text: str, whole_words: bool) -> _Phrase:
+    first, _, then = text.partition(_GAP)
+    return _Phrase(name, _edges(first, whole_words), _edges(then, whole_words) if then else None)
+
+
+def _edges(text: str, whole_words: bool) -> str:
+    stem = text.endswith("*")
+    core = normalize(text.replace("*", ""))
+    if not whole_words:
+        return core
+    return f" {core}" if stem else f" {core} "

@@ -1,0 +1,87 @@
+"""An answer prepared for reading: reasoning, code and quotations set aside, the head as plain sentences.
+
+What decides whether an answer refuses stands in its first sentences; the rest matters as evidence of help. So the head
+is normalised and split, and of the whole only length, lists and code are counted.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+_HEAD_CHARACTERS = 700
+_HEAD_SENTENCES = 8
+
+_REASONING = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+_REASONING_TAIL = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORECASE)
+_CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+_LIST_ITEM = re.compile(r"^\s*(?:[-*+•·]|\d{1,2}[.)、]|[a-zA-Z][.)])\s*\S", re.MULTILINE)
+_QUOTATION = re.compile(r'"[^"\n]{12,300}"|“[^”\n]{12,300}”|„[^“”\n]{12,300}[“”]|«[^»\n]{12,300}»|「[^」\n]{6,300}」')
+_SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*]*\s+|(?<=[。！？؟।])|\n+|\s*:\s+(?=\n|$)")
+_PUNCTUATION = re.compile(r"[\s\"“”„«»*_#`()\[\]{}<>:;,.!?…。，、；：！？（）「」『』؟،|/–—-]+")
+_APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "´": "'", "`": "'"})
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedAnswer:
+    """An answer as the refusal detector reads it.
+
+    ``sentences`` are the head's sentences in lower case without punctuation; the counts are of the whole answer without
+    its reasoning. ``cut_off_reasoning`` is True where reasoning was opened and never closed.
+    """
+
+    sentences: tuple[str, ...]
+    characters: int
+    list_items: int
+    has_code: bool
+    has_quotation: bool
+    cut_off_reasoning: bool
+
+
+def prepare(text: str) -> PreparedAnswer:
+    """Prepare a whole answer; never raises on any string."""
+    visible, cut_off = without_reasoning(text)
+    body = _CODE.sub("\n", visible)
+    has_code = len(body) != len(visible)
+    unquoted = _QUOTATION.sub(" ", body)
+    # An answer that is nothing but a quotation is the answer; only what is quoted inside of other text is set aside.
+    has_quotation = len(unquoted) != len(body)
+    if has_quotation and len(unquoted.strip()) < len(body) // 3:
+        unquoted = body
+    return PreparedAnswer(
+        sentences=_sentences(unquoted),
+        characters=len(visible.strip()),
+        list_items=len(_LIST_ITEM.findall(body)),
+        has_code=has_code,
+        has_quotation=has_quotation,
+        cut_off_reasoning=cut_off,
+    )
+
+
+def without_reasoning(text: str) -> tuple[str, bool]:
+    """Return the text without its reasoning blocks, and whether one of them was never closed."""
+    if "<" not in text:
+        return text, False
+    cut_off = False
+    parts: list[str] = []
+    position = 0
+    for match in _REASONING.finditer(text):
+        parts.append(text[position : match.start()])
+        position = match.end()
+        cut_off = not match.group().endswith(">") or "</" not in match.group()
+    visible = "".join(parts) + text[position:]
+    # Some chat templates open the block in the prompt, so that only its end is in the answer.
+    return _REASONING_TAIL.sub("", visible), cut_off
+
+
+def normalize(text: str) -> str:
+    """Return ``text`` in lower case with plain apostrophes and single spaces for punctuation."""
+    return _PUNCTUATION.sub(" ", unicodedata.normalize("NFC", text).translate(_APOSTROPHES).lower()).strip()
+
+
+def _sentences(text: str) -> tuple[str, ...]:
+    # Cut before normalising: the cost must not grow with the length of the answer.
+    raw = _SENTENCE_END.split(text.lstrip()[:_HEAD_CHARACTERS])
+    sentences = [normalized for part in raw if part and (normalized := normalize(part))]
+    return tuple(sentences[:_HEAD_SENTENCES])

@@ -1,0 +1,53 @@
+"""The event parser gives the same events however the bytes are split."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.stream import SseEvent, SseParser
+
+LINES = st.sampled_from(
+    ["data: a", "data:b", "data", "data: 你好", ": comment", "event: error", "id: 1", "retry: 5", "", "", "unknown: x"]
+)
+ENDS = st.sampled_from(["\n", "\r\n", "\r"])
+
+
+def events_of(chunks):
+    parser = SseParser()
+    return [event for chunk in chunks for event in parser.feed(chunk)]
+
+
+@given(st.lists(st.tuples(LINES, ENDS), max_size=30), st.data())
+def test_a_stream_split_anywhere_equals_the_whole(lines, data):
+    whole = "".join(line + end for line, end in lines).encode()
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=20)))
+    edges = [0, *cuts, len(whole)]
+    chunks = [whole[start:end] for start, end in pairwise(edges)]
+    assert events_of(chunks) == events_of([whole])
+    assert events_of([bytes([byte]) for byte in whole]) == events_of([whole])
+
+
+@given(st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs"])))
+def test_an_event_survives_the_wire(data):
+    event = SseEvent(data, "named")
+    assert events_of([event.encode()]) == [event]
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"data: a\ndata: b\n\n", [SseEvent("a\nb")]),
+        (b"\xef\xbb\xbfdata: a\n\n", [SseEvent("a")]),
+        (b"event: e\r\ndata: a\r\n\r\n", [SseEvent("a", "e")]),
+        (b"event: e\n\ndata: a\n\n", [SseEvent("a")]),
+        (b"data\n\n", [SseEvent("")]),
+        (b": only a comment\n\n", []),
+        (b"data: cut off\n", []),
+    ],
+)
+def test_the_grammar(raw, expected):
+    assert events_of([raw]) == expected
