@@ -40,7 +40,9 @@ class SseParser:
         return [event for line in self._lines(chunk) if (event := self._take(line)) is not None]
 
     def _lines(self, chunk: bytes) -> Iterator[bytes]:
-        if self._after_cr and chunk:
+        if not chunk:
+            return
+        if self._after_cr:
             self._after_cr = False
             chunk = chunk.removeprefix(b"\n")  # a CR at the end of the last chunk already ended its line
         for piece in chunk.splitlines(keepends=True):

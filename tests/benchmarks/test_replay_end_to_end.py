@@ -13,6 +13,7 @@ import pytest
 from benchmarks import cli
 from benchmarks.errors import TargetError
 from benchmarks.launch import running_proxy
+from benchmarks.recordings import load_recordings, serve_recordings
 
 REFUSAL = "I'm sorry, but I can't help with that."
 ANSWER = "Open a terminal, find the process with `ps aux`, and end it with `kill` and its number."
@@ -53,8 +54,12 @@ async def test_a_proxy_that_does_not_start_says_why() -> None:
             pytest.fail("the proxy came up with a mode that does not exist")
 
 
-async def test_the_proxy_is_gone_afterwards() -> None:
-    async with running_proxy("http://127.0.0.1:9", "127.0.0.1", ["--mode", "observe"]) as url:
+async def test_the_proxy_is_gone_afterwards(tmp_path: Path) -> None:
+    recordings = load_recordings(write(tmp_path / "responses.jsonl"))
+    async with (
+        serve_recordings(recordings, "127.0.0.1") as upstream,
+        running_proxy(upstream, "127.0.0.1", ["--mode", "observe"]) as url,
+    ):
         host, port = url.removeprefix("http://").split(":")
         _, writer = await asyncio.open_connection(host, int(port))
         writer.close()
