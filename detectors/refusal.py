@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from importlib import resources
 
-from detectors.refusal_cues import CueFinder, load_finder
+from detectors.refusal_cues import Cue, CueFinder, load_finder
 from detectors.refusal_features import features
 from detectors.refusal_stream import StreamingRefusal
 from detectors.refusal_text import PreparedAnswer, prepare
@@ -35,6 +35,16 @@ class RefusalWeights:
     partial: float
 
 
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A verdict with what led to it: the head's sentences, their cues, what each feature adds to the logit."""
+
+    verdict: RefusalVerdict
+    sentences: tuple[str, ...]
+    cues: tuple[Cue, ...]
+    parts: tuple[tuple[str, float], ...]
+
+
 class TextRefusalDetector:
     """A ``RefusalDetector`` for answers of any chat model; immutable, may be shared between threads.
 
@@ -54,7 +64,7 @@ class TextRefusalDetector:
         if answer.characters == 0:
             reason = "the reasoning was cut off before any answer" if answer.cut_off_reasoning else "no text"
             return RefusalVerdict(RefusalKind.EMPTY, 0.0, reason)
-        parts = self.explain(answer)
+        parts = self._parts(answer)
         score = _sigmoid(self._weights.bias + sum(part for _, part in parts))
         if score >= self._weights.full:
             return RefusalVerdict(RefusalKind.FULL, score, f"refuses: {_named(parts, 1)}")
@@ -62,8 +72,13 @@ class TextRefusalDetector:
             return RefusalVerdict(RefusalKind.PARTIAL, score, f"refuses in part: {_named(parts, 1)}")
         return RefusalVerdict(RefusalKind.ANSWER, score, f"answers: {_named(parts, -1)}")
 
-    def explain(self, answer: PreparedAnswer) -> list[tuple[str, float]]:
-        """Return what each feature adds to the logit, strongest first."""
+    def explain(self, text: str) -> Explanation:
+        """Return the verdict on a whole answer with what decided it; never raises on any string."""
+        answer = prepare(text)
+        cues = tuple(self._finder.find(answer.sentences))
+        return Explanation(self.judge_prepared(answer), answer.sentences, cues, tuple(self._parts(answer)))
+
+    def _parts(self, answer: PreparedAnswer) -> list[tuple[str, float]]:
         weights = self._weights.weights
         parts = [
             (name, weights[name] * value) for name, value in features(answer, self._finder).items() if name in weights

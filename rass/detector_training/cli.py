@@ -1,4 +1,4 @@
-"""``rass detector``: trains the detectors that ship."""
+"""``rass detector train``: trains the detectors that ship."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ _WEIGHTS = "refusal_weights.json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rass detector``; imports nothing heavy."""
-    commands = parser.add_subparsers(dest="detector", required=True, metavar="DETECTOR")
-    refusal = commands.add_parser("refusal", help="fit the weights of the refusal detector")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    train = actions.add_parser("train", help="train a detector that ships")
+    detectors = train.add_subparsers(dest="detector", required=True, metavar="DETECTOR")
+    refusal = detectors.add_parser("refusal", help="fit the weights of the refusal detector")
     refusal.add_argument("--data", type=Path, required=True, help="folder with the labelled answers (responses/)")
     refusal.add_argument("--out", type=Path, help=f"file to write (default: {_WEIGHTS} of the installed package)")
 
