@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from detectors.judge_transport import PostTransport
 from detectors.verdict import Message
 
 
@@ -52,3 +54,32 @@ async def read_within(
     if coordinates.bundle != bundle:
         return NotRead(f"coordinates are of bundle {coordinates.bundle or 'none'}, expected {bundle}")
     return coordinates
+
+
+def reader_over(transport: PostTransport) -> CoordinateReader:
+    """Return a reader that posts conversations to a served model's reading endpoint through ``transport``.
+
+    The reader raises ``ValueError`` for an answer that holds no coordinates, and whatever the transport raises.
+    """
+
+    async def read(model: str, messages: Sequence[Message]) -> Coordinates:
+        turns = [{"role": turn.role, "content": turn.content} for turn in messages]
+        response = await transport(json.dumps({"model": model, "messages": turns}).encode())
+        if response.status != 200:
+            raise ValueError(f"the served model answered with status {response.status}")
+        payload = json.loads(response.body)
+        if not isinstance(payload, dict):
+            raise ValueError("the served model answered with no JSON object")
+        bundle = payload.get("bundle")
+        return Coordinates(
+            h=_number(payload.get("h")),
+            rho=_number(payload.get("rho")),
+            answer_h=_number(payload.get("answer_h")),
+            bundle=bundle if isinstance(bundle, str) else None,
+        )
+
+    return read
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
