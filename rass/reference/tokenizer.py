@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-VOCABULARY = 6144
+VOCABULARY = 8192
+"""An upper bound: merging ends when every word of the corpus is one token, which makes copying a word one step."""
 BOS, SYSTEM, USER, ASSISTANT, END, PAD = "<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
 CHAT_TEMPLATE = (
     "{{ '<|bos|>' }}{% for message in messages %}"

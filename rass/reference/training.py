@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rass.reference.corpus import Corpus, Dialogue
-from rass.reference.tokenizer import ASSISTANT, BOS, END, USER, VOCABULARY
+from rass.reference.tokenizer import ASSISTANT, BOS, END, USER
 
 CONTEXT_LENGTH = 512
 TOKENIZER_DIALOGUES = 40_000
@@ -36,12 +36,12 @@ class TrainingPlan:
     """
 
     seed: int = 0
-    tokens: int = 15_000_000
+    tokens: int = 16_000_000
     hidden_size: int = 256
     layers: int = 5
     heads: int = 4
     feed_forward: int = 640
-    batch_tokens: int = 6_144
+    batch_tokens: int = 4_096
     muon_rate: float = 0.02
     adam_rate: float = 3e-3
     warmup: float = 0.02
@@ -60,11 +60,11 @@ class Batch:
     tokens: int
 
 
-def build_model(plan: TrainingPlan) -> LlamaForCausalLM:
+def build_model(plan: TrainingPlan, vocabulary: int) -> LlamaForCausalLM:
     """A Llama-architecture model of the plan's size, randomly initialised from its seed."""
     torch.manual_seed(plan.seed)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=plan.hidden_size,
         intermediate_size=plan.feed_forward,
         num_hidden_layers=plan.layers,
@@ -179,7 +179,7 @@ def train(
 
     ``compiled`` runs the blocks through torch.compile: about 1.4 times as fast on a CPU, and it needs a C++ compiler.
     """
-    model = build_model(plan)
+    model = build_model(plan, len(tokenizer))
     model.train()
     if compiled:
         model.model.compile(dynamic=True)
