@@ -25,9 +25,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        if arguments.command == "quality":
-            return _quality(arguments)
-        return _replay(arguments)
+        match arguments.command:
+            case "quality":
+                return _quality(arguments)
+            case "detectors":
+                return _detectors(arguments)
+            case _:
+                return _replay(arguments)
     except BenchmarkError as error:
         print(f"rass-bench: {error}", file=sys.stderr)
         return error.exit_code
@@ -87,6 +91,21 @@ def _replay(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _detectors(arguments: argparse.Namespace) -> int:
+    from benchmarks import detector_cost
+
+    report = detector_cost.measure(detector_cost.CostOptions(arguments.responses, arguments.boundary, arguments.texts))
+    if arguments.json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        from rich.console import Console
+
+        from benchmarks.report import print_costs
+
+        print_costs(report, Console())
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rass-bench", description="Measure served models and proxies over HTTP.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -134,6 +153,14 @@ def _parser() -> argparse.ArgumentParser:
         "--upstream-host", default="127.0.0.1", metavar="HOST", help="where both local servers listen (%(default)s)"
     )
     _add_common(replay)
+
+    cost = commands.add_parser("detectors", help="what a verdict costs on one core, in time and memory")
+    cost.add_argument(
+        "--responses", type=Path, metavar="FILE", help="recorded answers to time on (default: the shipped prompts)"
+    )
+    cost.add_argument("--boundary", type=Path, metavar="DIR", help="ONNX boundary detector to time as well")
+    cost.add_argument("--texts", type=_positive, default=2000, metavar="N", help="time at most N texts (%(default)s)")
+    cost.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
 
 

@@ -8,13 +8,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.detector_cost import CostReport
 from benchmarks.paired import Comparison, PairedDifference
 from benchmarks.quality import QualityReport
 from benchmarks.rates import Rate
 from benchmarks.replay import ReplayReport
 from detectors.statistics import Interval
 
-__all__ = ["print_quality", "print_replay"]
+__all__ = ["print_costs", "print_quality", "print_replay"]
 
 # Tables stay within 80 columns with two targets: logs and pipes have no more.
 _TITLES = {
@@ -127,3 +128,14 @@ def print_replay(report: ReplayReport, console: Console) -> None:
         verdict = "as in /metrics" if totals.agree else f"but /metrics says {totals.metrics}"
         console.print(f"{label}: {totals.client} counted here, {verdict}", markup=False)
     console.print(f"{report.requests.client} requests in {report.seconds:.1f} s", markup=False)
+
+
+def print_costs(report: CostReport, console: Console) -> None:
+    """Print milliseconds for one text on one core, and memory."""
+    table = _table("milliseconds for one text, on one core", ["what"], ["texts", "p50", "p95", "p99"])
+    for name, cost in report.costs.items():
+        table.add_row(name, str(cost.texts), f"{cost.p50_ms:.3f}", f"{cost.p95_ms:.3f}", f"{cost.p99_ms:.3f}")
+    console.print(table)
+    console.print(f"a refusal verdict costs {report.refusal_to_phrases:.1f} times the phrase list", markup=False)
+    for name, size in report.rss_mb.items():
+        console.print(f"{name}: {size:.0f} MB resident", markup=False)
