@@ -1,7 +1,6 @@
-"""The features that the refusal detector weighs: cue classes by place, their combinations, and signs of help.
+"""The features that the refusal detector weighs: cue classes by place, in pairs and in order, and signs of help.
 
-They carry no language and no topic, so their weights transfer between languages and sources. (Wording, as n-grams of
-the first sentences, was tried beside them: it learnt the sources' habits and lost on every source that was held out.)
+They carry no language and no topic, so their weights transfer between languages and sources.
 """
 
 from __future__ import annotations
@@ -15,11 +14,28 @@ from detectors.refusal_text import PreparedAnswer
 _PLACES = ("1", "2", "3")  # first sentence, second, any later one of the head
 _NEAR = 90  # characters between an inability and the act of helping that it denies
 _LENGTHS = (40, 90, 180, 350, 700, 1200)
+_HEAD_SENTENCES = 4  # where pairs of classes are looked for
+_PAIR = 0.5  # a pair's value: pairs are many, and half the value is a fourfold penalty on their weights
+
+# A pair says more than its parts: a false premise (refute) about animals (absurd) is answered, one about a group of
+# people (rights) is refused; an inability about opinions is followed by the answer, one about help is not.
+_PAIRED = (
+    "absurd", "fiction", "rights", "topic", "opinion", "refute", "judge", "past", "define", "lack", "cannot",
+    "refuse", "sorry", "seek", "harm", "redirect", "pivot", "comply", "cant", "unclear", "story",
+)  # fmt: skip
+_ORDERED = (
+    ("judge", "redirect"), ("judge", "pivot"), ("judge", "comply"), ("harm", "comply"), ("redirect", "comply"),
+    ("pivot", "comply"), ("comply", "judge"), ("refute", "redirect"), ("refute", "pivot"), ("comply", "redirect"),
+)  # fmt: skip
 
 
 def features(answer: PreparedAnswer, finder: CueFinder) -> dict[str, float]:
     """Return the answer's features by name; a feature that is absent is zero."""
-    cues = finder.find(answer.sentences)
+    return features_of(answer, finder.find(answer.sentences))
+
+
+def features_of(answer: PreparedAnswer, cues: Sequence[Cue]) -> dict[str, float]:
+    """Return the features of an answer whose cues were found already."""
     values = {f"len>{limit}": 1.0 for limit in _LENGTHS if answer.characters > limit}
     values["sentences"] = min(len(answer.sentences), 8) / 8
     if answer.list_items:
@@ -29,17 +45,16 @@ def features(answer: PreparedAnswer, finder: CueFinder) -> dict[str, float]:
         values["code"] = 1.0
     if answer.has_quotation:
         values["quotation"] = 1.0
-    values.update(cue_features(cues))
-    return values
-
-
-def cue_features(cues: Sequence[Cue]) -> dict[str, float]:
-    """Return the features that only depend on which cue classes occur where."""
-    values: dict[str, float] = {}
     places: dict[str, list[Cue]] = {}
     for cue in cues:
         values[f"{cue.name}@{_PLACES[min(cue.sentence, 2)]}"] = 1.0
         places.setdefault(cue.name, []).append(cue)
+    _add_denials(values, places)
+    _add_pairs(values, places)
+    return values
+
+
+def _add_denials(values: dict[str, float], places: dict[str, list[Cue]]) -> None:
     for cue in places.get("cannot", ()):
         place = _PLACES[min(cue.sentence, 2)]
         if any(
@@ -62,4 +77,16 @@ def cue_features(cues: Sequence[Cue]) -> dict[str, float]:
         for name in ("sorry", "judge", "harm", "refute", "comply", "redirect", "stress", "offer", "ai", "lack"):
             if name in places:
                 values[f"no denial&{name}"] = 1.0
-    return values
+
+
+def _add_pairs(values: dict[str, float], places: dict[str, list[Cue]]) -> None:
+    # Cues come in reading order, so the first of a class is the first in the list.
+    present = [name for name in _PAIRED if name in places and places[name][0].sentence < _HEAD_SENTENCES]
+    for index, second in enumerate(present):
+        for first in present[:index]:
+            values[f"{first}*{second}"] = _PAIR
+    for first, second in _ORDERED:
+        if first in places and second in places:
+            start, end = places[first][0], places[second][-1]
+            if (start.sentence, start.position) < (end.sentence, end.position):
+                values[f"{first}>{second}"] = 1.0

@@ -19,8 +19,21 @@ _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _LIST_ITEM = re.compile(r"^\s*(?:[-*+•·]|\d{1,2}[.)、]|[a-zA-Z][.)])\s*\S", re.MULTILINE)
 _QUOTATION = re.compile(r'"[^"\n]{12,300}"|“[^”\n]{12,300}”|„[^“”\n]{12,300}[“”]|«[^»\n]{12,300}»|「[^」\n]{6,300}」')
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]*]*\s+|(?<=[。！？؟।])|\n+|\s*:\s+(?=\n|$)")
-_PUNCTUATION = re.compile(r"[\s\"“”„«»*_#`()\[\]{}<>:;,.!?…。，、；：！？（）「」『』؟،|/–—-]+")
-_APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "´": "'", "`": "'"})
+_PUNCTUATION = re.compile(r"[\s\"“”„«»*_#`()\[\]{}<>:;,.!?…。，、；：！？（）「」『』؟،؛।॥¿¡|/–—-]+")
+_LETTERS = str.maketrans(
+    {
+        **dict.fromkeys("’‘ʼ´`", "'"),
+        # Spellings of one letter that writers do not keep apart: Arabic alif and ya, Russian yo, Turkish dotted i.
+        **dict.fromkeys("أإآٱ", "ا"),
+        "ى": "ي",
+        "ё": "е",
+        "\u0307": None,
+        # Marks that change no word: Arabic vowels and lengthening, soft hyphens, zero-width spaces, byte order marks.
+        **dict.fromkeys([*map(chr, range(0x064B, 0x0653)), "\u0640", "\u00ad", "\u200b", "\u2060", "\ufeff"], None),
+    }
+)
+# French and Italian words that have run into the next one: "d'aider" is "aider" too.
+_ELISION = re.compile(r"\b([cdjlmnst]|qu|un|(?:d|n|s)?all|dell|nell|sull|quell)'(?=\w\w)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +89,11 @@ def without_reasoning(text: str) -> tuple[str, bool]:
 
 
 def normalize(text: str) -> str:
-    """Return ``text`` in lower case with plain apostrophes and single spaces for punctuation."""
-    return _PUNCTUATION.sub(" ", unicodedata.normalize("NFC", text).translate(_APOSTROPHES).lower()).strip()
+    """Return ``text`` in lower case, one spelling for each letter, single spaces for punctuation and after elisions."""
+    plain = unicodedata.normalize("NFKC", text).lower().translate(_LETTERS)
+    if "'" in plain:
+        plain = _ELISION.sub(r"\1' ", plain)
+    return _PUNCTUATION.sub(" ", plain).strip()
 
 
 def _sentences(text: str) -> tuple[str, ...]:

@@ -1,65 +1,56 @@
-"""Training of the refusal detector's weights, and the score of each source when it is left out.
+"""Training of the refusal detector's weights, and of those that leave a source out.
 
 The features, the lexicons and the judging are the detector's own (`detectors.refusal*`): what is fitted here is one
-weight for each feature. With about a hundred weights for thirteen thousand answers the question is not overfitting but
-which source's habits win, so sources are weighted towards equality and every choice is judged on a source left out.
+weight for each feature and word. The question is not overfitting but which source's habits win, so sources are weighted
+towards equality, words must occur in two of them, and every choice is judged on a source left out.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from detectors.refusal import RefusalWeights, TextRefusalDetector
-from detectors.refusal_cues import CueFinder, load_finder
+from detectors.refusal import RefusalWeights
+from detectors.refusal_cues import load_finder
 from detectors.refusal_features import features
 from detectors.refusal_text import prepare
+from detectors.refusal_words import scale, words
 from rass.detector_training.refusal_data import SOURCES, Example
-from rass.logistic import fit_logistic
+from rass.detector_training.refusal_fit import Sparse, fit_dense, fit_sparse
 
 FULL_THRESHOLD = 0.5
 PARTIAL_THRESHOLD = 0.2
-_PENALTY = 1e-3
 _FEWEST = 20  # a feature seen in fewer answers gets no weight
+_FEWEST_WORD = 5
+_WORD_SOURCES = 2
+_PENALTY = 3e-3
+_WORD_PENALTY = 2e-4
 _DIGITS = 4
-
-Advance = Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class SourceScore:
-    """How the detector does on a source that it was not trained on; shares are ``None`` where a class is missing."""
-
-    source: str
-    language: str
-    answers: int
-    accuracy: float
-    recall: float | None
-    false_alarms: float | None
+_WORD_DIGITS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Featured:
-    """An example with its features, so that they are computed once for all fits."""
+    """An example with its features and words, so that they are computed once for all fits."""
 
     example: Example
     features: dict[str, float]
+    words: list[str]
 
 
-def featurize(examples: Sequence[Example], advance: Advance | None = None) -> list[Featured]:
-    """Compute the features of all examples; ``advance`` is called after each."""
+def featurize(examples: Sequence[Example]) -> list[Featured]:
+    """Compute the features and words of all examples."""
     finder = load_finder()
     rows: list[Featured] = []
     for example in examples:
-        rows.append(Featured(example, features(prepare(example.response), finder)))
-        if advance is not None:
-            advance()
+        answer = prepare(example.response)
+        rows.append(Featured(example, features(answer, finder), words(answer)))
     return rows
 
 
@@ -68,37 +59,43 @@ def fit(rows: Sequence[Featured]) -> RefusalWeights:
     seen = Counter(name for row in rows for name in row.features)
     names = sorted(name for name, count in seen.items() if count >= _FEWEST)
     column = {name: index for index, name in enumerate(names)}
-    matrix = np.zeros((len(rows), len(names)))
+    table = np.zeros((len(rows), len(names)))
     for index, row in enumerate(rows):
         for name, value in row.features.items():
             if name in column:
-                matrix[index, column[name]] = value
-    labels: npt.NDArray[np.bool_] = np.array([row.example.refusal for row in rows])
-    coefficients = fit_logistic(matrix, labels, _weights(rows), penalty=_PENALTY)
-    weights = {name: round(float(coefficients[index]), _DIGITS) for name, index in column.items()}
-    return RefusalWeights(round(float(coefficients[-1]), _DIGITS), weights, FULL_THRESHOLD, PARTIAL_THRESHOLD)
+                table[index, column[name]] = value
+    labels = np.array([row.example.refusal for row in rows])
+    shares = row_weights(rows)
+    dense, bias = fit_dense(table, labels, shares, _PENALTY)
+    # Words come second, on English rows alone and on top of the cues' logit: fitted together, they would take over
+    # what the cues explain, and every other language would be left with the rest.
+    english = np.array([bool(row.words) for row in rows])
+    vocabulary = _vocabulary(rows)
+    known = [[vocabulary[word] for word in row.words if word in vocabulary] for row in rows if row.words]
+    table_of_words = Sparse(known, [scale(len(columns)) for columns in known], len(vocabulary))
+    offsets = table[english] @ dense + bias
+    heard, shift = fit_sparse(table_of_words, offsets, labels[english], shares[english], _WORD_PENALTY)
+    weights = {name: round(float(dense[index]), _DIGITS) for name, index in column.items()}
+    word_weights = {word: round(float(heard[index]), _WORD_DIGITS) for word, index in vocabulary.items()}
+    return RefusalWeights(
+        bias=round(bias, _DIGITS),
+        weights=weights,
+        english_bias=round(shift, _DIGITS),
+        words={word: weight for word, weight in word_weights.items() if weight},
+        full=FULL_THRESHOLD,
+        partial=PARTIAL_THRESHOLD,
+    )
 
 
-def leave_one_source_out(rows: Sequence[Featured]) -> list[SourceScore]:
-    """Score every source, by language, with weights that were fitted without it; only undisputed labels count."""
-    finder = load_finder()
-    scores: list[SourceScore] = []
-    for source in (source.name for source in SOURCES):
-        held_out = [row for row in rows if row.example.source == source]
-        rest = [row for row in rows if row.example.source != source]
-        if not held_out or len({row.example.refusal for row in rest}) < 2:
-            continue
-        weights = fit(rest)
-        for language in sorted({row.example.language for row in held_out}):
-            part = [row for row in held_out if row.example.language == language and row.example.weight == 1.0]
-            scores.append(_score(source, language, part, finder, weights))
-    return scores
+def without(rows: Sequence[Featured], source: str) -> list[Featured]:
+    """Return the rows of all other sources."""
+    return [row for row in rows if row.example.source != source]
 
 
 def save(weights: RefusalWeights, path: Path, *, files: dict[str, str], counts: dict[str, int]) -> None:
-    """Write weights with their provenance as stable JSON."""
+    """Write weights with their provenance as stable JSON; ``counts`` names the sources that were trained on."""
     payload = {
-        "made_by": "rass detector refusal",
+        "made_by": "rass detector train refusal",
         "sources": [
             {
                 "name": source.name,
@@ -107,32 +104,30 @@ def save(weights: RefusalWeights, path: Path, *, files: dict[str, str], counts: 
                 "answers": counts[source.name],
             }
             for source in SOURCES
+            if source.name in counts
         ],
         "full": weights.full,
         "partial": weights.partial,
         "bias": weights.bias,
         "weights": weights.weights,
+        "english_bias": weights.english_bias,
+        "words": weights.words,
     }
-    path.write_text(json.dumps(payload, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(payload, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _weights(rows: Sequence[Featured]) -> npt.NDArray[np.float64]:
+def row_weights(rows: Sequence[Featured]) -> npt.NDArray[np.float64]:
     """Weigh sources by the square root of their size: half-way between one vote an answer and one vote a source."""
     sizes = Counter(row.example.source for row in rows)
     return np.array([row.example.weight / sizes[row.example.source] ** 0.5 for row in rows])
 
 
-def _score(
-    source: str, language: str, rows: Sequence[Featured], finder: CueFinder, weights: RefusalWeights
-) -> SourceScore:
-    detector = TextRefusalDetector(finder, weights)
-    found = np.array([detector.judge(row.example.response).refused for row in rows])
-    truth = np.array([row.example.refusal for row in rows])
-    return SourceScore(
-        source=source,
-        language=language,
-        answers=len(rows),
-        accuracy=float(np.mean(found == truth)),
-        recall=float(np.mean(found[truth])) if truth.any() else None,
-        false_alarms=float(np.mean(found[~truth])) if not truth.all() else None,
+def _vocabulary(rows: Sequence[Featured]) -> dict[str, int]:
+    seen: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        for word in row.words:
+            seen[word][row.example.source] += 1
+    kept = sorted(
+        word for word, counts in seen.items() if len(counts) >= _WORD_SOURCES and counts.total() >= _FEWEST_WORD
     )
+    return {word: index for index, word in enumerate(kept)}
