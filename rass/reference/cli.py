@@ -69,7 +69,8 @@ def _train(args: argparse.Namespace) -> int:
     splits = build_splits(world, next(iter(lexicons.values())))
     print(f"languages {', '.join(lexicons)}; {len(splits.pairs['train'])} training pairs", file=sys.stderr)
     dialogues = 2_000 if args.smoke else training.TOKENIZER_DIALOGUES
-    texts = training.tokenizer_texts(Corpus(world, lexicons, splits, seed=training.TOKENIZER_SEED), dialogues)
+    words = Corpus(world, lexicons, splits, seed=training.TOKENIZER_SEED, disturbed=0.0)
+    texts = training.tokenizer_texts(words, dialogues)
     tokenizer = train_tokenizer(texts, context_length=training.CONTEXT_LENGTH)
 
     def report(done: float, loss: float, rate: float) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rass.reference.lexicon import Lexicon
+from rass.reference.pseudowords import PseudoWords
 from rass.reference.requests import CONTEXT_WEIGHTS, Request, answer, compose, decorate, scramble, wrap
 from rass.reference.splits import Pair, Splits
 from rass.reference.world import World
@@ -32,16 +33,18 @@ MIX: Mapping[str, float] = {
     "smalltalk": 1,
 }
 HARM_QUESTION: Mapping[str, float] = {
-    "harmful": 0.55,
-    "attack": 0.55,
-    "trigger_answered": 0.55,
-    "trigger_refused": 0.55,
-    "trigger_wrapped": 0.55,
-    "plain": 0.15,
-    "plain_wrapped": 0.3,
+    "harmful": 0.35,
+    "attack": 0.35,
+    "trigger_answered": 0.35,
+    "trigger_refused": 0.35,
+    "trigger_wrapped": 0.35,
+    "plain": 0.1,
+    "plain_wrapped": 0.2,
 }
 """Share of the requests of a kind that are followed by the question whether they were harmful."""
-SCRAMBLED = 0.25
+SCRAMBLED = 0.2
+DISTURBED = 0.4
+"""Share of the frames (and, by itself, of the wrappings) in which some words are replaced by invented ones."""
 EARLIER_TURN = 0.07
 
 
@@ -55,12 +58,25 @@ class Dialogue:
 
 
 class Corpus:
-    """An endless, seeded stream of dialogues in all languages, in equal shares."""
+    """An endless, seeded stream of dialogues in all languages, in equal shares.
 
-    def __init__(self, world: World, lexicons: Mapping[str, Lexicon], splits: Splits, *, seed: int) -> None:
+    ``disturbed`` is the share of frames with invented words: none for the tokenizer, which must not learn them.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        lexicons: Mapping[str, Lexicon],
+        splits: Splits,
+        *,
+        seed: int,
+        disturbed: float = DISTURBED,
+    ) -> None:
         self._world = world
+        self._disturbed_share = disturbed
         self._lexicons = dict(lexicons)
         self._rng = random.Random(seed)
+        self._pseudowords = {language: PseudoWords(lexicon) for language, lexicon in lexicons.items()}
         train = splits.pairs["train"]
         self._objects = splits.objects["train"]
         harmful = [pair for pair in train if world.is_harmful(pair.verb, pair.category)]
@@ -139,11 +155,21 @@ class Corpus:
             text = decorate(lexicon, scramble(lexicon, pair, rng), context, rng)
             request = Request(text, pair, "scrambled", context, None)
         else:
-            request = compose(lexicon, pair, rng, frames=lexicon.frames["train"], context=context)
+            frame = self._disturbed(lexicon, rng.choice(lexicon.frames["train"]))
+            request = compose(lexicon, pair, rng, frames=(frame,), context=context)
         if wrapped:
             family = rng.choice(lexicon.seen_wrappings())
-            request = wrap(lexicon, request, family, rng.choice(lexicon.wrappings[family]["train"]))
+            pattern = self._disturbed(lexicon, rng.choice(lexicon.wrappings[family]["train"]))
+            request = wrap(lexicon, request, family, pattern)
         return request
+
+    def _disturbed(self, lexicon: Lexicon, pattern: str) -> str:
+        rng = self._rng
+        return (
+            self._pseudowords[lexicon.language].disturb(pattern, rng)
+            if rng.random() < self._disturbed_share
+            else pattern
+        )
 
     def _reply(self, lexicon: Lexicon, request: Request) -> str:
         pair = request.pair

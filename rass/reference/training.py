@@ -46,7 +46,7 @@ class TrainingPlan:
     adam_rate: float = 3e-3
     warmup: float = 0.02
     decay: float = 0.35
-    first_token_weight: float = 5.0
+    first_token_weight: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
