@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from detectors.bundle import Bundle, BundleError, Steering, load
@@ -32,12 +33,14 @@ class Dependencies:
     plan: SteeringPlan
     bundle: Bundle | None = None
     audit: Audit | None = None
+    closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def close(self) -> None:
-        """Close connections and files."""
+        """Close connections, files and whatever else was opened for them."""
         await self.upstream.close()
         if self.audit is not None:
             self.audit.close()
+        await self.closing.aclose()
 
 
 def load_bundle(settings: Settings) -> Bundle | None:
@@ -76,44 +79,38 @@ def reference_bundle() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "reference" / "bundle"
 
 
-def build_dependencies(settings: Settings) -> Dependencies:
-    """Make the real dependencies; must run inside the event loop that will serve. Raises ``StartupError``."""
-    from detectors import language
-    from detectors.boundary import ActivationBoundary
-    from detectors.harm import ActivationAnswerHarm
-    from detectors.refusal import TextRefusalDetector
+async def build_dependencies(settings: Settings) -> Dependencies:
+    """Make the real dependencies, inside the event loop that will serve. Raises ``StartupError``."""
     from proxy.coordinate_reader import CoordinatesOverHttp
+    from proxy.detector_choice import choose_detectors
     from proxy.upstream.http import HttpUpstream
 
     bundle = load_bundle(settings)
-    audit = open_audit(settings.audit)
     metrics = Metrics()
     upstream = HttpUpstream(settings.upstream, metrics)
-    key = settings.upstream.api_key
-    reader = CoordinatesOverHttp(upstream, None if key is None else key.get_secret_value())
-    refusal = TextRefusalDetector()
-    served = frozenset(bundle.manifest.languages) if bundle else None
-    language.load()
-
-    def language_of(text: str) -> str | None:
-        code = language.detect(text, served)
-        return None if code == language.UNDETERMINED else code
-
-    timeout_s = settings.detectors.deadline_s
+    closing = AsyncExitStack()
+    try:
+        judging: Upstream = upstream
+        if settings.judge.url is not None:
+            judging = HttpUpstream(settings.upstream.model_copy(update={"url": settings.judge.url}), metrics)
+            closing.push_async_callback(judging.close)
+        key = settings.upstream.api_key
+        reader = CoordinatesOverHttp(upstream, None if key is None else key.get_secret_value())
+        detectors = choose_detectors(settings, bundle, reader=reader, judging=judging, closing=closing)
+        audit = open_audit(settings.audit)
+    except BaseException:
+        await upstream.close()
+        await closing.aclose()
+        raise
     return Dependencies(
         upstream=upstream,
         metrics=metrics,
-        detectors=Detectors(
-            refusal=refusal,
-            head=refusal.stream,
-            language=language_of,
-            boundary=ActivationBoundary(reader, bundle, timeout_s=timeout_s) if bundle else None,
-            answer_harm=ActivationAnswerHarm(reader, bundle, timeout_s=timeout_s) if bundle else None,
-        ),
+        detectors=detectors,
         dialect=dialect(settings.steering.dialect),
         plan=bundle.steering if bundle else nothing_recovers,
         bundle=bundle,
         audit=audit,
+        closing=closing,
     )
 
 

@@ -125,7 +125,7 @@ async def running_app(app: ASGIApp, listener: socket.socket, *, drain_timeout_s:
 
 async def _checked_app(settings: Settings) -> Starlette:
     """Make the app, unless what it would serve does not fit; an upstream that does not answer yet may come later."""
-    deps = build_dependencies(settings)
+    deps = await build_dependencies(settings)
     try:
         state = await ReadinessCheck(settings, deps.upstream, deps.bundle)()
         match state:

@@ -44,7 +44,7 @@ class Upstream(Protocol):
     ) -> UpstreamResponse:
         """Send a request and return once the answer's headers have arrived.
 
-        ``purpose`` (``client``, ``attempt``, ``reading`` or ``check``) labels its metrics. Raises an
+        ``purpose`` (``client``, ``attempt``, ``reading``, ``judge`` or ``check``) labels its metrics. Raises an
         ``UpstreamError``.
         """
         ...
