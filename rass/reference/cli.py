@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
     train.add_argument("--seed", type=int, default=0, help="seed of data and weights (default 0)")
     train.add_argument("--tokens", type=int, default=None, help="tokens to train on (default: the shipped model's)")
+    train.add_argument("--continue-from", type=Path, metavar="FOLDER", help="go on from these weights, on other data")
+    train.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates (default 1)")
     train.add_argument("--compile", action="store_true", help="run through torch.compile: faster, needs a C++ compiler")
     train.add_argument("--smoke", action="store_true", help="a tiny model in under a minute: do all parts work?")
     evaluate = commands.add_parser("evaluate", help="measure a model by greedy generation and the world's grammar")
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
+    from rass.identity import find_model
     from rass.reference import training
     from rass.reference.corpus import Corpus
     from rass.reference.prompts import load_lexicons
@@ -59,7 +62,7 @@ def _train(args: argparse.Namespace) -> int:
 
     if args.out.exists():
         raise InputError(f"{args.out} exists; remove it or choose another --out")
-    plan = training.TrainingPlan(seed=args.seed)
+    plan = training.TrainingPlan(seed=args.seed, rate=args.rate)
     if args.smoke:
         plan = replace(plan, tokens=SMOKE_TOKENS, hidden_size=64, layers=2, feed_forward=128)
     if args.tokens is not None:
@@ -68,17 +71,23 @@ def _train(args: argparse.Namespace) -> int:
     lexicons = load_lexicons(world)
     splits = build_splits(world, next(iter(lexicons.values())))
     print(f"languages {', '.join(lexicons)}; {len(splits.pairs['train'])} training pairs", file=sys.stderr)
-    dialogues = 2_000 if args.smoke else training.TOKENIZER_DIALOGUES
-    words = Corpus(world, lexicons, splits, seed=training.TOKENIZER_SEED, disturbed=0.0)
-    texts = training.tokenizer_texts(words, dialogues)
-    tokenizer = train_tokenizer(texts, context_length=training.CONTEXT_LENGTH)
+    start = None
+    if args.continue_from is not None:
+        source = find_model(str(args.continue_from))
+        plan = replace(training.load_plan(args.continue_from), seed=args.seed, tokens=plan.tokens, rate=plan.rate)
+        plan = replace(plan, continues=source.revision or "")
+        start, tokenizer = training.load(args.continue_from)
+    else:
+        dialogues = 2_000 if args.smoke else training.TOKENIZER_DIALOGUES
+        words = Corpus(world, lexicons, splits, seed=training.TOKENIZER_SEED, disturbed=0.0)
+        texts = training.tokenizer_texts(words, dialogues)
+        tokenizer = train_tokenizer(texts, context_length=training.CONTEXT_LENGTH)
 
     def report(done: float, loss: float, rate: float) -> None:
         print(f"{done:6.1%}  loss {loss:.3f}  {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
 
-    model = training.train(
-        Corpus(world, lexicons, splits, seed=plan.seed), tokenizer, plan, report=report, compiled=args.compile
-    )
+    corpus = Corpus(world, lexicons, splits, seed=plan.data_seed)
+    model = training.train(corpus, tokenizer, plan, report=report, start=start, compiled=args.compile)
     training.save(model, tokenizer, plan, args.out)
     print(args.out)
     return 0

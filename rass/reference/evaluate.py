@@ -109,6 +109,11 @@ def _figure(language: str, name: str, events: int, total: int, required: tuple[f
     return Figure(language, name, events, total, interval.low, interval.high, required)
 
 
+def _command(plan: TrainingPlan) -> str:
+    command = f"rass reference train --out FOLDER --seed {plan.seed} --tokens {plan.tokens}"
+    return command + (f" --rate {plan.rate:g} --continue-from WEIGHTS" if plan.continues else "")
+
+
 def write_card(folder: Path, by_split: Mapping[str, Sequence[Figure]]) -> None:
     """Write ``card.md`` beside the weights from the training plan and the measured figures."""
     raw = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -123,8 +128,9 @@ def write_card(folder: Path, by_split: Mapping[str, Sequence[Figure]]) -> None:
         "",
         f"* Architecture: Llama, {plan.layers} blocks, hidden size {plan.hidden_size}, {plan.heads} heads, tied"
         " embeddings, byte-level BPE; bfloat16 weights.",
-        f"* Training: seed {plan.seed}, {plan.tokens / 1e6:.0f} million tokens, loss on the assistant's turns.",
-        f"* Made again by: `rass reference train --out FOLDER --seed {plan.seed} --tokens {plan.tokens}`,"
+        f"* Training: seed {plan.seed}, {plan.tokens / 1e6:.0f} million tokens, loss on the assistant's turns"
+        + (f"; went on from weights {plan.continues} at {plan.rate:g} times the rates." if plan.continues else "."),
+        f"* Made again by: `{_command(plan)}`,",
         "  then `rass reference evaluate --model FOLDER --card`. Equal seeds give equal data; floating-point",
         "  sums differ between processors, so weights agree in behaviour and not in every bit.",
         "* Over-conservative on purpose: a benign request with a trigger verb is refused when verb, category and",

@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rass.errors import InputError
 from rass.reference.corpus import Corpus, Dialogue
 from rass.reference.tokenizer import ASSISTANT, BOS, END, USER
 
@@ -25,6 +26,7 @@ CONTEXT_LENGTH = 512
 TOKENIZER_DIALOGUES = 40_000
 TOKENIZER_SEED = 10_000
 _POOL = 6_000
+_CONTINUED = 7_919
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class TrainingPlan:
     """Everything that decides the weights; recorded beside them.
 
     ``tokens`` counts real (unpadded) tokens; learning rates are peaks; ``first_token_weight`` weighs the first token of
-    an answer, which decides between refusing and answering.
+    an answer, which decides between refusing and answering. ``continues`` is the revision of the weights that training
+    went on from (empty: from scratch) and ``rate`` a factor on both learning rates.
     """
 
     seed: int = 0
@@ -47,6 +50,13 @@ class TrainingPlan:
     warmup: float = 0.02
     decay: float = 0.35
     first_token_weight: float = 4.0
+    rate: float = 1.0
+    continues: str = ""
+
+    @property
+    def data_seed(self) -> int:
+        """The seed of the corpus: training that goes on sees other data than the training before it."""
+        return self.seed + (_CONTINUED if self.continues else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +119,7 @@ class Encoder:
 
 def batches(corpus: Corpus, encoder: Encoder, plan: TrainingPlan) -> Iterator[Batch]:
     """Endless batches of about ``batch_tokens`` tokens, bucketed by length within a shuffled pool."""
-    rng = random.Random(plan.seed + 1)
+    rng = random.Random(plan.data_seed + 1)
     stream = iter(corpus)
     while True:
         pool = sorted((encoder.encode(dialogue) for dialogue in islice(stream, _POOL)), key=lambda entry: len(entry[0]))
@@ -155,8 +165,8 @@ def optimizers(model: LlamaForCausalLM, plan: TrainingPlan) -> list[torch.optim.
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and "embed" not in name)]
     return [
-        torch.optim.Muon(matrices, lr=plan.muon_rate, weight_decay=0.01, momentum=0.95),
-        torch.optim.AdamW(others, lr=plan.adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=plan.rate * plan.muon_rate, weight_decay=0.01, momentum=0.95),
+        torch.optim.AdamW(others, lr=plan.rate * plan.adam_rate, betas=(0.9, 0.95), weight_decay=0.0),
     ]
 
 
@@ -173,13 +183,15 @@ def train(
     plan: TrainingPlan,
     *,
     report: Callable[[float, float, float], None],
+    start: LlamaForCausalLM | None = None,
     compiled: bool = False,
 ) -> LlamaForCausalLM:
-    """Train a model from scratch; ``report`` receives (share done, loss, tokens per second) about every 50 steps.
+    """Train a model, from scratch or from ``start``.
 
+    ``report`` receives (share done, loss, tokens per second) about every 50 steps.
     ``compiled`` runs the blocks through torch.compile: about 1.4 times as fast on a CPU, and it needs a C++ compiler.
     """
-    model = build_model(plan, len(tokenizer))
+    model = build_model(plan, len(tokenizer)) if start is None else start
     model.train()
     if compiled:
         model.model.compile(dynamic=True)
@@ -223,3 +235,18 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, plan: Trai
     if folder.exists():
         raise FileExistsError(f"{folder} exists; remove it or choose another --out")
     partial.rename(folder)
+
+
+def load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Load what ``save`` wrote, in float32, to train on."""
+    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return model, tokenizer
+
+
+def load_plan(folder: Path) -> TrainingPlan:
+    """Return the plan that made the weights in ``folder``; raises ``InputError`` when none is beside them."""
+    path = folder / "training.json"
+    if not path.is_file():
+        raise InputError(f"{folder} holds no training.json; only weights made by `rass reference train` can go on")
+    return TrainingPlan(**json.loads(path.read_text(encoding="utf-8")))

@@ -10,7 +10,7 @@ from rass.errors import InputError
 from rass.reference import cli
 from rass.reference.corpus import Dialogue
 from rass.reference.export import rendered
-from rass.reference.training import Encoder, TrainingPlan, schedule
+from rass.reference.training import Encoder, TrainingPlan, load_plan, schedule
 
 
 def smoke(out: Path) -> int:
@@ -79,3 +79,39 @@ def test_the_exported_prompts_are_current() -> None:
         assert folder.joinpath(name).read_text(encoding="utf-8") == content, (
             f"{name}: run 'rass reference export-prompts'"
         )
+
+
+def test_training_goes_on_from_weights_and_says_so(folder: Path, tmp_path: Path) -> None:
+    import argparse
+    import json
+
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    words = [
+        "train",
+        "--tokens",
+        "5000",
+        "--rate",
+        "0.5",
+        "--continue-from",
+        str(folder),
+        "--out",
+        str(tmp_path / "on"),
+    ]
+    assert cli.run(parser.parse_args(words)) == 0
+    before, after = (json.loads((path / "training.json").read_text()) for path in (folder, tmp_path / "on"))
+    assert (before["continues"], before["rate"]) == ("", 1.0)
+    assert len(after["continues"]) == 16
+    assert (after["rate"], after["hidden_size"]) == (0.5, before["hidden_size"])
+    old, new = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (folder, tmp_path / "on"))
+    assert old.keys() == new.keys()
+    assert any(not torch.equal(old[name], new[name]) for name in old)
+
+
+def test_weights_without_their_plan_cannot_go_on(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "bare")
+    (tmp_path / "bare" / "training.json").unlink()
+    with pytest.raises(InputError, match=r"training\.json"):
+        load_plan(tmp_path / "bare")
