@@ -11,6 +11,8 @@ import sys
 
 __all__ = ["add_arguments", "run"]
 
+_WORDS = 20  # shown in the table; JSON has them all
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``rass-detect explain``; imports nothing heavy."""
@@ -33,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
             "cues": [
                 {"class": cue.name, "words": cue.phrase.strip(), "sentence": cue.sentence} for cue in explanation.cues
             ],
+            "words": [{"word": word, "logit": round(part, 3)} for word, part in explanation.words],
             "features": [{"feature": name, "logit": round(part, 3)} for name, part in explanation.parts],
         }
         print(json.dumps(report))
@@ -49,4 +52,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n  logit  feature")
     for name, part in explanation.parts:
         print(f"{part:>+7.2f}  {name}")
+    print("\n  logit  English word")
+    for word, part in explanation.words[:_WORDS]:
+        print(f"{part:>+7.2f}  {word}")
     return 0

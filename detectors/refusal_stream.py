@@ -42,17 +42,8 @@ class StreamingRefusal:
         if self._verdict is not None:
             return self._verdict
         self._text += chunk
-        if len(self._text) < self._next_look:
-            return None
-        # Growing steps keep the cost of long reasoning, which is read again at each look, near linear.
-        self._next_look = len(self._text) + max(_STEP, len(self._text) // 16)
-        answer = prepare(self._text)
-        if answer.cut_off_reasoning or answer.characters < _FIRST_LOOK:
-            return None
-        verdict = self._judge.judge_prepared(answer)
-        enough = _ENOUGH_DENSE if _is_dense(self._text) else _ENOUGH
-        if answer.characters >= enough or verdict.score >= _SURE or verdict.score <= _SURELY_NOT:
-            self._verdict = verdict
+        while self._verdict is None and self._next_look <= len(self._text):
+            self._look(self._text[: self._next_look])
         return self._verdict
 
     def finish(self) -> RefusalVerdict:
@@ -60,6 +51,18 @@ class StreamingRefusal:
         if self._verdict is None:
             self._verdict = self._judge.judge_prepared(prepare(self._text))
         return self._verdict
+
+    def _look(self, text: str) -> None:
+        # Looks fall on fixed characters, so that a verdict does not depend on how the stream was cut into chunks.
+        # Growing steps keep the cost of long reasoning, which is read again at each look, near linear.
+        self._next_look = len(text) + max(_STEP, len(text) // 16)
+        answer = prepare(text)
+        if answer.cut_off_reasoning or answer.characters < _FIRST_LOOK:
+            return
+        verdict = self._judge.judge_prepared(answer)
+        enough = _ENOUGH_DENSE if _is_dense(text) else _ENOUGH
+        if answer.characters >= enough or verdict.score >= _SURE or verdict.score <= _SURELY_NOT:
+            self._verdict = verdict
 
 
 def _is_dense(text: str) -> bool:

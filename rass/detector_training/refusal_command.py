@@ -37,13 +37,10 @@ def run(args: argparse.Namespace) -> int:
         folder = args.data or _data_from_environment()
         examples = read_examples(folder)
         digests = file_digests(folder)
-        counts = measure_baseline(folder, examples)
     except InputError as error:
         print(f"rass detector train refusal: {error}", file=sys.stderr)
         return 2
     out = args.out or _installed_package()
-    save_baseline(counts, out / "refusal_baseline.json")
-    print("character n-grams measured", file=sys.stderr)
     rows = featurize(examples + read_wordings())
     trained = Counter(row.example.source for row in rows)
     save(fit(rows), out / "refusal_weights.json", files=digests, counts=trained)
@@ -55,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         counted = {name: count for name, count in trained.items() if name != source.name}
         save(fit(rest), held_out / f"{source.name}.json", files=digests, counts=counted)
         print(f"weights without {source.name} written", file=sys.stderr)
+    save_baseline(measure_baseline(folder, examples), out / "refusal_baseline.json")
+    print("character n-gram baseline measured", file=sys.stderr)
     print(f"wrote {out}; `rass-detect evaluate` shows what they are worth", file=sys.stderr)
     return 0
 

@@ -47,32 +47,27 @@ def fit_sparse(
 
     Minimises the weighted mean logistic loss plus the ridge penalty, by L-BFGS; deterministic on one machine.
     """
-    table = to_torch(sparse)
-    start = torch.tensor(offsets, dtype=torch.float64)
-    target = torch.tensor(labels, dtype=torch.float64)
-    share = torch.tensor(weights / weights.sum(), dtype=torch.float64)
-    coefficients = torch.zeros(sparse.width, dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([coefficients, bias], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        scores = start + torch.mv(table, coefficients) + bias
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(scores, target, weight=share, reduction="sum")
-        total = loss + penalty / 2 * coefficients.square().sum()
-        total.backward()  # type: ignore[no-untyped-call]
-        return float(total.detach())
-
-    optimizer.step(closure)
-    return coefficients.detach().numpy(), float(bias.detach())
-
-
-def to_torch(sparse: Sparse) -> torch.Tensor:
-    """Return the matrix as a sparse float64 tensor ``[rows, width]``."""
-    lengths = [len(columns) for columns in sparse.columns]
+    lengths = np.array([len(columns) for columns in sparse.columns])
     rows = np.repeat(np.arange(len(lengths)), lengths)
     columns = np.fromiter(chain.from_iterable(sparse.columns), dtype=np.int64, count=len(rows))
-    values = np.repeat(np.asarray(sparse.values, dtype=np.float64), lengths)
-    indices = torch.from_numpy(np.stack([rows, columns]))
-    shape = (len(lengths), sparse.width)
-    return torch.sparse_coo_tensor(indices, torch.from_numpy(values), shape, check_invariants=True).coalesce()
+    values = np.asarray(sparse.values, dtype=np.float64)
+    shares = weights / weights.sum()
+    signs = np.where(labels, 1.0, -1.0)
+    parameters = torch.zeros(sparse.width + 1, dtype=torch.float64)  # the intercept comes last
+    parameters.grad = torch.zeros_like(parameters)
+    optimizer = torch.optim.LBFGS([parameters], max_iter=steps, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        # Gather and bincount instead of a sparse tensor: several times faster, and the gradient is as short.
+        coefficients = parameters.numpy()
+        sums = np.bincount(rows, weights=coefficients[columns], minlength=len(lengths))
+        scores = offsets + values * sums + coefficients[-1]
+        slopes = -signs * shares / (1.0 + np.exp(np.clip(signs * scores, -60.0, 60.0)))
+        gradient = np.bincount(columns, weights=(slopes * values)[rows], minlength=sparse.width)
+        gradient = gradient + penalty * coefficients[:-1]
+        parameters.grad = torch.from_numpy(np.append(gradient, slopes.sum()))
+        loss = shares @ np.logaddexp(0.0, -signs * scores)
+        return float(loss + penalty / 2 * coefficients[:-1] @ coefficients[:-1])
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return parameters.numpy()[:-1].copy(), float(parameters[-1])
