@@ -1,0 +1,169 @@
+"""A tiny encoder learns a tiny world, and its folder serves what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detectors.boundary_zones import zone_of
+from detectors.onnx_manifest import read_detector
+from detectors.verdict import Zone
+from rass.detector_training.boundary_command import add_arguments, run
+from rass.detector_training.boundary_data import CONTRAST, Example
+from rass.detector_training.boundary_encoder import Encoder, TrainingSettings, find_encoder, fine_tune, source_weights
+from rass.detector_training.boundary_ngrams import NgramModel
+from rass.detector_training.boundary_train import calibrate, cross_fit, finish, folder_logits, train_folder
+from rass.detector_training.contrast import load_pairs
+from rass.errors import InputError
+
+SETTINGS = TrainingSettings(
+    epochs=3, batch=16, frozen_layers=0, encoder_rate=1e-2, head_rate=3e-2, max_tokens=16, dropout=0.0
+)
+
+
+def world(pairs: int = 160) -> list[Example]:
+    """Twins: bombs are harmful, cakes are not, whatever else is said; half of the topics a fold."""
+    words = ["how do i make", "please make", "i make the", "do make my"]
+    return [
+        Example(
+            f"{words[number % 4]} {'bomb' if harmful else 'cake'} {'?' if number % 3 else '.'}",
+            harmful,
+            "en",
+            CONTRAST,
+            f"topic {number % 9}",
+            f"unit {number}",
+            number,
+        )
+        for number in range(pairs)
+        for harmful in (True, False)
+    ]
+
+
+def test_twins_are_told_apart_and_the_folder_serves_it(tiny_encoder: str, tmp_path: Path) -> None:
+    examples = world()
+    out_of_fold = cross_fit(examples, tiny_encoder, SETTINGS)
+    labels = np.array([example.harmful for example in examples])
+    assert np.isfinite(out_of_fold).all()
+    assert out_of_fold[labels].min() > out_of_fold[~labels].max()
+    found = calibrate(examples, out_of_fold)
+    lines: list[str] = []
+    manifest = train_folder(examples, tiny_encoder, SETTINGS, tmp_path, lines.append)
+    assert len(lines) == SETTINGS.epochs
+    finish(tmp_path, found, {"note": "tiny"})
+    shipped = read_detector(tmp_path)
+    assert shipped.figures["note"] == "tiny"
+    raw = folder_logits(tmp_path, manifest, ["make my cake .", "make my bomb ."])
+    zones = [zone_of(shipped.zones, float(shipped.scale * one + shipped.offset), "en") for one in raw]
+    assert zones == [Zone.BENIGN, Zone.HARMFUL]
+    assert zone_of(shipped.zones, -50.0, "xx") is zone_of(shipped.zones, -50.0, "en")
+
+
+def test_languages_with_too_few_examples_open_nothing() -> None:
+    examples = world(20)
+    labels = np.array([example.harmful for example in examples])
+    found = calibrate(examples, np.where(labels, 2.0, -2.0) + np.linspace(0, 1, len(examples)))
+    assert zone_of(found.zones, -50.0, "en") is Zone.BAND
+
+
+def test_a_classifier_that_is_upside_down() -> None:
+    examples = world(20)
+    labels = np.array([example.harmful for example in examples])
+    with pytest.raises(ValueError, match="wrong way round"):
+        calibrate(examples, np.where(labels, -2.0, 2.0) + np.linspace(0, 1, len(examples)))
+
+
+def test_same_seed_same_model_and_frozen_layers_stay(tiny_encoder: str) -> None:
+    settings = TrainingSettings(epochs=1, batch=16, frozen_layers=1, max_tokens=16)
+    heads, layers = [], []
+    for _ in range(2):
+        network, tokenizer = Encoder.load(tiny_encoder, settings)
+        fine_tune(network, tokenizer, world(20), settings)
+        heads.append(network.head.weight.detach())
+        layers.append({name: one.detach().clone() for name, one in network.model.named_parameters()})
+    assert torch.equal(heads[0], heads[1])
+    fresh, _ = Encoder.load(tiny_encoder, settings)
+    changed = {name for name, one in fresh.model.named_parameters() if not torch.equal(one, layers[0][name])}
+    assert any(name.startswith("encoder.layer.1.") for name in changed)
+    assert not any(name.startswith(("embeddings.", "encoder.layer.0.")) for name in changed)
+
+
+def test_weights_balance_labels_and_sources() -> None:
+    shared = [Example(str(n), n < 30, "en", "A" if n < 30 else "B", "", str(n)) for n in range(100)]
+    examples = [*world(10), *shared]
+    weights = source_weights(examples)
+    labels = np.array([example.harmful for example in examples])
+    contrast = np.array([example.source == CONTRAST for example in examples])
+    assert weights[contrast].sum() == pytest.approx(0.75)
+    assert weights[labels].sum() == pytest.approx(0.5)
+
+
+def test_ngrams() -> None:
+    examples = world(30)
+    model = NgramModel()
+    labels = np.array([example.harmful for example in examples])
+    model.fit([example.text for example in examples], labels, np.ones(len(examples)))
+    bomb, cake, odd = model.logits(["i make the bomb ?", "i make the cake ?", "\ud800"])
+    assert bomb > 0 > cake
+    assert np.isfinite(odd)
+
+
+def test_encoder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="no encoder"):
+        Encoder.load(str(tmp_path), SETTINGS)
+    monkeypatch.setattr("rass.detector_training.boundary_encoder.ENCODER_PACKAGE", "no_such_package_anywhere")
+    with pytest.raises(InputError, match="extra 'train'"):
+        find_encoder()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    kinds = ["homonyms", "contrast_homonyms", "privacy_public", "contrast_privacy"]
+    prompts = [
+        {
+            "id": f"x{number}",
+            "lang": "en",
+            "prompt": f"{'bomb' if number % 2 else 'cake'} number {number} from the yardstick",
+            "harmful": bool(number % 2),
+            "source": "XSTest v2",
+            "use": "score",
+            "kind": kinds[number % 4],
+        }
+        for number in range(400)
+    ]
+    answers = [{"prompt": row["prompt"], "prompt_harmful": row["harmful"], "refusal": 1} for row in prompts]
+    for name, rows in (("prompts/prompts.jsonl", prompts), ("responses/xstest_human_en.jsonl", answers)):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return tmp_path / "data"
+
+
+def test_command(
+    tiny_encoder: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def call(*words: str) -> int:
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        return run(parser.parse_args([*words, "--out", str(tmp_path / "out"), "--encoder", tiny_encoder]))
+
+    few = load_pairs()[::10]
+    monkeypatch.setattr("rass.detector_training.boundary_data.load_pairs", lambda: few)
+    assert call("--data", str(tmp_path / "none")) == 2
+    assert call("--data", str(data), "--seeds", "0") == 2
+    code = call("--data", str(data), "--seeds", "1", "--epochs", "1", "--keep")
+    captured = capsys.readouterr()
+    assert code in (0, 1)
+    assert "fine-tuned, seed 0" in captured.out
+    assert "privacy_public" in captured.out
+    figures = read_detector(tmp_path / "out").figures["yardstick"]
+    assert isinstance(figures, dict)
+    assert set(figures) == {"n-grams, contrast pairs", "n-grams, both", "frozen encoder, both", "fine-tuned, seed 0"}
