@@ -33,9 +33,10 @@ _CONTINUED = 7_919
 class TrainingPlan:
     """Everything that decides the weights; recorded beside them.
 
-    ``tokens`` counts real (unpadded) tokens; learning rates are peaks; ``first_token_weight`` weighs the first token of
-    an answer, which decides between refusing and answering. ``continues`` is the revision of the weights that training
-    went on from (empty: from scratch) and ``rate`` a factor on both learning rates.
+    ``tokens`` counts real (unpadded) tokens; learning rates are peaks. ``first_token_weight`` weighs the first token of
+    an answer, which decides between refusing and answering, and ``copied_token_weight`` those that the user's turn
+    holds too: naming the requested verb and object is what is hardest to learn. ``continues`` is the revision of the
+    weights that training went on from (empty: from scratch) and ``rate`` a factor on both learning rates.
     """
 
     seed: int = 0
@@ -50,6 +51,7 @@ class TrainingPlan:
     warmup: float = 0.02
     decay: float = 0.35
     first_token_weight: float = 4.0
+    copied_token_weight: float = 3.0
     rate: float = 1.0
     continues: str = ""
 
@@ -92,28 +94,34 @@ def build_model(plan: TrainingPlan, vocabulary: int) -> LlamaForCausalLM:
 
 
 Encoded = tuple[list[int], list[tuple[int, float]]]
-"""Token ids, and for each target its predecessor's position and whether it is an answer's first token (1.0 or 0.0)."""
+"""Token ids, and for each target its predecessor's position and its weight in the loss."""
 
 
 class Encoder:
     """Dialogue → token ids with the template applied directly (one call of the tokenizer a turn)."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, plan: TrainingPlan) -> None:
+        self._plan = plan
         self._backend = tokenizer.backend_tokenizer
         special = tokenizer.get_vocab()
         self._bos, self._end, self._user, self._assistant = (special[token] for token in (BOS, END, USER, ASSISTANT))
 
     def encode(self, dialogue: Dialogue) -> Encoded:
-        """Return ids and, for each target, (position of its predecessor, 1.0 for an answer's first token else 0.0)."""
+        """Return ids and, for each target, (position of its predecessor, weight)."""
         ids: list[int] = [self._bos]
+        asked: set[int] = set()
         targets: list[tuple[int, float]] = []
         for role, text in dialogue.turns:
             ids.append(self._assistant if role == "assistant" else self._user)
             start = len(ids)
-            ids.extend(self._backend.encode(text, add_special_tokens=False).ids)
-            ids.append(self._end)
-            if role == "assistant":
-                targets.extend((position - 1, float(position == start)) for position in range(start, len(ids)))
+            said = self._backend.encode(text, add_special_tokens=False).ids
+            ids.extend((*said, self._end))
+            if role == "user":
+                asked = set(said)
+                continue
+            for position in range(start, len(ids)):
+                weight = self._plan.copied_token_weight if ids[position] in asked else 1.0
+                targets.append((position - 1, self._plan.first_token_weight if position == start else weight))
         return ids, targets
 
 
@@ -130,19 +138,19 @@ def batches(corpus: Corpus, encoder: Encoder, plan: TrainingPlan) -> Iterator[Ba
             groups[-1].append(entry)
         rng.shuffle(groups)
         for group in groups:
-            yield _collate(group, plan.first_token_weight)
+            yield _collate(group)
 
 
-def _collate(group: Sequence[Encoded], first_token_weight: float) -> Batch:
+def _collate(group: Sequence[Encoded]) -> Batch:
     length = max(len(ids) for ids, _ in group)
     ids = torch.zeros(len(group), length, dtype=torch.long)
     positions, labels, weights = [], [], []
     for row, (tokens, targets) in enumerate(group):
         ids[row, : len(tokens)] = torch.tensor(tokens)
-        for position, is_first in targets:
+        for position, weight in targets:
             positions.append(row * length + position)
             labels.append(tokens[position + 1])
-            weights.append(first_token_weight if is_first else 1.0)
+            weights.append(weight)
     return Batch(
         ids,
         torch.tensor(positions),
@@ -198,7 +206,7 @@ def train(
     groups = optimizers(model, plan)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in groups]
     seen, began, running = 0, time.monotonic(), 0.0
-    for step, batch in enumerate(batches(corpus, Encoder(tokenizer), plan)):
+    for step, batch in enumerate(batches(corpus, Encoder(tokenizer, plan), plan)):
         factor = schedule(plan, seen / plan.tokens)
         for optimizer, peak in zip(groups, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * factor

@@ -56,12 +56,24 @@ def test_the_tokenizer_round_trips(folder: Path, text: str) -> None:
 def test_targets_are_exactly_the_assistant_s_tokens(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     turns = (("user", "Hi!"), ("assistant", "Hello!"), ("user", "Draw the egg."), ("assistant", "Yes."))
-    ids, targets = Encoder(tokenizer).encode(Dialogue("en", "smalltalk", turns))
+    ids, targets = Encoder(tokenizer, TrainingPlan()).encode(Dialogue("en", "smalltalk", turns))
     messages = [{"role": role, "content": text} for role, text in turns]
     assert tokenizer.decode(ids) == tokenizer.apply_chat_template(messages, tokenize=False)
     predicted = tokenizer.decode([ids[position + 1] for position, _ in targets])
     assert predicted == "Hello!<|end|>Yes.<|end|>"
-    assert sum(first for _, first in targets) == 2
+
+
+def test_first_and_copied_tokens_weigh_more(folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    plan = TrainingPlan(first_token_weight=4.0, copied_token_weight=3.0)
+    turns = (("user", "zq the zq egg"), ("assistant", "Ok zq"))
+    ids, targets = Encoder(tokenizer, plan).encode(Dialogue("en", "smalltalk", turns))
+    asked = set(tokenizer.encode(turns[0][1], add_special_tokens=False))
+    weights = [weight for _, weight in targets]
+    assert weights[0] == 4.0
+    assert weights[1:] == [3.0 if ids[position + 1] in asked else 1.0 for position, _ in targets[1:]]
+    assert 3.0 in weights
+    assert weights[-1] == 1.0
 
 
 def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
