@@ -142,9 +142,14 @@ def reliability(rows: Sequence[Judged]) -> list[tuple[float, float, int]]:
 
 
 def load_baseline() -> dict[tuple[str, str, str], Counts]:
-    """Return the character n-gram baseline's counts by ``(file, language, model)``, as training measured them."""
-    text = (resources.files("detectors") / "refusal_baseline.json").read_text(encoding="utf-8")
+    """Return the character n-gram baseline's counts by ``(file, language, model)``, as training measured them.
+
+    Empty where training has not measured it.
+    """
+    path = resources.files("detectors") / "refusal_baseline.json"
+    if not path.is_file():
+        return {}
     return {
         (group["file"], group["language"], group["model"]): Counts(*group["counts"])
-        for group in json.loads(text)["groups"]
+        for group in json.loads(path.read_text(encoding="utf-8"))["groups"]
     }

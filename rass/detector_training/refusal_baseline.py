@@ -23,7 +23,7 @@ _HEAD = 200
 _LENGTHS = (3, 4)
 _BUCKETS = 1 << 16
 _PENALTY = 1e-5
-_STEPS = 40
+_STEPS = 30
 
 Group = tuple[str, str, str]  # file, language, model
 Counts = dict[Group, tuple[int, int, int, int]]  # true positives, false positives, false negatives, true negatives

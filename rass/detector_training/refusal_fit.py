@@ -15,7 +15,7 @@ import torch
 
 from rass.logistic import fit_logistic
 
-_STEPS = 200
+_STEPS = 80
 
 
 @dataclass(frozen=True, slots=True)
