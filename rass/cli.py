@@ -120,7 +120,7 @@ def _build(args: argparse.Namespace) -> int:
     from rass.probe import ProbeSettings
     from rass.stages import BuildInputs, BuildSettings
 
-    refusals, scorer = _judges(args.model, selection)
+    refusals, scorer = _judges(selection)
     model = load_model(source, device=args.device, dtype=args.dtype)
     inputs = BuildInputs(model, selection, report, refusals, scorer)
     settings = BuildSettings(seed=args.seed, probe=ProbeSettings(seed=args.seed))
@@ -153,14 +153,14 @@ def _prompts(args: argparse.Namespace) -> tuple[PromptSet, PromptSet]:
     return sets
 
 
-def _judges(model_name: str, selection: PromptSet) -> tuple[RefusalDetector, Scorer]:
-    """Return the refusal detector that the proxy uses, and the scorer: the grammar for the reference model's own
+def _judges(selection: PromptSet) -> tuple[RefusalDetector, Scorer]:
+    """Return the refusal detector that the proxy uses, and the scorer: the grammar for prompts of the reference
     world."""
     from detectors.refusal import TextRefusalDetector
     from rass.identity import REFERENCE
 
     refusals = TextRefusalDetector()
-    if model_name == REFERENCE:
+    if selection.name == REFERENCE:
         from rass.reference.grammar import ReferenceScorer
         from rass.reference.prompts import load_lexicons
         from rass.reference.world import load_world
