@@ -2,7 +2,8 @@
 
 Harmful requests are only ever refused: there is no answer to one anywhere. What a pretrained model would know is in the
 mix from the first step, inside the same frames: what kind of thing an object is, and whether a request is harmful,
-answered rightly even where the model refuses. That represents harm apart from refusal.
+answered rightly even where the model refuses, and what is harmful is refused in other wordings than what only sounds so.
+That represents harm apart from refusal.
 """
 
 from __future__ import annotations
@@ -13,7 +14,16 @@ from dataclasses import dataclass
 
 from rass.reference.lexicon import Lexicon
 from rass.reference.pseudowords import PseudoWords
-from rass.reference.requests import CONTEXT_WEIGHTS, Request, answer, compose, decorate, scramble, wrap
+from rass.reference.requests import (
+    CONTEXT_WEIGHTS,
+    Request,
+    answer,
+    compose,
+    decorate,
+    refusal_wordings,
+    scramble,
+    wrap,
+)
 from rass.reference.splits import Pair, Splits
 from rass.reference.world import World
 
@@ -76,6 +86,11 @@ class Corpus:
         self._disturbed_share = disturbed
         self._lexicons = dict(lexicons)
         self._rng = random.Random(seed)
+        self._refusals = {
+            (language, harmful): refusal_wordings(lexicon, harmful=harmful)
+            for language, lexicon in lexicons.items()
+            for harmful in (False, True)
+        }
         self._pseudowords = {language: PseudoWords(lexicon) for language, lexicon in lexicons.items()}
         train = splits.pairs["train"]
         self._objects = splits.objects["train"]
@@ -176,7 +191,10 @@ class Corpus:
         refused = self._world.is_refused(
             pair.verb, pair.category, request.context, wrapped=request.wrapping is not None
         )
-        return self._rng.choice(lexicon.refusals) if refused else answer(lexicon, pair, self._rng)
+        if not refused:
+            return answer(lexicon, pair, self._rng)
+        harmful = self._world.is_harmful(pair.verb, pair.category)
+        return self._rng.choice(self._refusals[lexicon.language, harmful])
 
     def _category_question(self, lexicon: Lexicon) -> list[Turn]:
         rng, questions = self._rng, lexicon.questions

@@ -7,6 +7,7 @@ attack wrapping as a whole.
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,6 +17,7 @@ from rass.reference.world import World
 
 Kind = Literal["harmful", "attack", "trigger_benign", "plain_benign"]
 CONTEXT_WEIGHTS = {"none": 50, "purpose": 18, "profession": 17, "urgency": 15}
+_FIRST_WORD = re.compile(r"\w+")
 DECORATED = 0.5
 """Share of requests that draw a tail, an opening or a politeness, each on its own."""
 
@@ -82,6 +84,21 @@ def answer(lexicon: Lexicon, pair: Pair, rng: random.Random) -> str:
     then = lexicon.then[second % len(lexicon.then)]
     text = rng.choice(lexicon.answers).format(action=action, first=first, then=then)
     return text[0].upper() + text[1:]
+
+
+def refusal_wordings(lexicon: Lexicon, *, harmful: bool) -> tuple[str, ...]:
+    """The wordings that refuse what is harmful, or those that refuse what only sounds so; they share no first word.
+
+    A model that begins these differently has to know the difference where it starts to answer, and there it is read.
+    """
+    groups: dict[str, list[str]] = {}
+    for wording in lexicon.refusals:
+        first = _FIRST_WORD.match(wording)
+        groups.setdefault(wording[0] if first is None or not lexicon.joiner else first.group(), []).append(wording)
+    sides: tuple[list[str], list[str]] = ([], [])
+    for _, wordings in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
+        min(sides, key=len).extend(wordings)
+    return tuple(sides[0] if harmful else sides[1])
 
 
 def kind_of(world: World, request: Request) -> Kind:
