@@ -40,15 +40,15 @@ class SteeringSpan(StrEnum):
 
 
 class ProbePosition(StrEnum):
-    """Where a probe reads: the end of each user turn, of the prompt's template, or of the final answer."""
+    """Where a probe reads: where the model starts to answer each user turn, the template's end, the answer's end."""
 
-    INSTRUCTION_END = "instruction_end"
+    ANSWER_START = "answer_start"
     TEMPLATE_END = "template_end"
     ANSWER_END = "answer_end"
 
 
 PROBE_POSITIONS: Mapping[str, ProbePosition] = {
-    "h": ProbePosition.INSTRUCTION_END,
+    "h": ProbePosition.ANSWER_START,
     "rho": ProbePosition.TEMPLATE_END,
     "answer_h": ProbePosition.ANSWER_END,
 }

@@ -22,13 +22,16 @@ __all__ = ["ChatTokenizer", "Conversation", "render"]
 class Conversation:
     """A rendered conversation.
 
-    ``instruction_ends`` holds, for each user turn, the index of the last token of the template rendered up to and
-    including that turn. ``end`` is the index of the last token: the template end (``answered`` false, generation prompt
-    included) or the answer end (``answered`` true, the conversation closes with an assistant turn).
+    ``answer_starts`` holds, for each user turn, the index of the last token before the answer to it: of the template
+    rendered up to that turn, generation prompt included. Harm is read there and not at the instruction's own last token
+    (arXiv 2507.11878): on the reference model a linear probe tells harmful from refused benign requests at AUC .97
+    there and .90 at the instruction's end. ``end`` is the index of the last token: the template end (``answered``
+    false, generation prompt included) or the answer end (``answered`` true, the conversation closes with an
+    assistant turn).
     """
 
     token_ids: tuple[int, ...]
-    instruction_ends: tuple[int, ...]
+    answer_starts: tuple[int, ...]
     answered: bool
 
     @property
@@ -76,8 +79,8 @@ class TemplateTokenizer:
 def render(tokenizer: ChatTokenizer, dialogues: Sequence[Sequence[Message]]) -> list[Conversation]:
     """Render dialogues; one that closes with an assistant turn gets no generation prompt.
 
-    A user turn ends where the template rendered up to it stops agreeing with the whole: a template that rewrites
-    earlier turns still yields a position, namely the last token they share.
+    An answer starts where the template rendered up to its user turn stops agreeing with the whole: a template that
+    rewrites earlier turns, or a turn that got no answer, still yields a position, namely the last token they share.
     """
     wholes: list[str] = []
     prefixes: list[str] = []
@@ -89,7 +92,7 @@ def render(tokenizer: ChatTokenizer, dialogues: Sequence[Sequence[Message]]) -> 
         wholes.append(tokenizer.text(messages, generation_prompt=not answered))
         for position, message in enumerate(messages):
             if message.role == "user":
-                prefixes.append(tokenizer.text(messages[: position + 1], generation_prompt=False))
+                prefixes.append(tokenizer.text(messages[: position + 1], generation_prompt=True))
                 owners.append(index)
     whole_ids = tokenizer.ids(wholes)
     ends: list[list[int]] = [[] for _ in dialogues]

@@ -42,7 +42,7 @@ def candidate_layers(num_layers: int) -> list[tuple[int, ...]]:
 
 
 def fit_harm(observations: Observations, *, false_open: float, false_close: float, settings: ProbeSettings) -> HarmGate:
-    """Fit ``h`` on the instruction ends of all prompts.
+    """Fit ``h`` on the answer starts of all prompts.
 
     Every turn of a benign conversation is a benign example; of a harmful one only the last turn is known to be harmful.
     A conversation scores as its highest turn, in the merit, in the thresholds and later in the proxy.

@@ -39,7 +39,7 @@ def _silent(_rows: int) -> None:
 class Readings:
     """Residual streams of conversations, after every block.
 
-    ``turns`` is ``[user turns of all rows, layers, d]`` at the instruction ends, ``owners`` ``[user turns]`` the row of
+    ``turns`` is ``[user turns of all rows, layers, d]`` at the answer starts, ``owners`` ``[user turns]`` the row of
     each, in ascending order; ``ends`` is ``[rows, layers, d]`` at the template or answer end.
     """
 
@@ -130,7 +130,7 @@ class TransformersModel:
         progress: Progress = _silent,
     ) -> Readings:
         """Read every block at every position of interest, in one forward pass a batch."""
-        turn_counts = [len(conversation.instruction_ends) for conversation in conversations]
+        turn_counts = [len(conversation.answer_starts) for conversation in conversations]
         starts = np.concatenate([[0], np.cumsum(turn_counts)]).astype(np.int64)
         shape = (len(self._blocks), self.identity.hidden_size)
         turns = np.empty((int(starts[-1]), *shape), dtype=np.float32)
@@ -138,7 +138,7 @@ class TransformersModel:
         for batch in self._batches(conversations):
             rows, positions, targets = [], [], []
             for row, index in enumerate(batch):
-                for turn, position in enumerate(conversations[index].instruction_ends):
+                for turn, position in enumerate(conversations[index].answer_starts):
                     rows.append(row)
                     positions.append(position)
                     targets.append(int(starts[index]) + turn)
@@ -187,7 +187,7 @@ class TransformersModel:
         """Return KL(unsteered || steered) in nats, for each row the mean over its answer's first ``tokens`` tokens."""
         answer_ids = [ids[:tokens] for ids in self._chat.ids(answers)]
         wholes = [
-            Conversation((*conversation.token_ids, *ids), conversation.instruction_ends, answered=True)
+            Conversation((*conversation.token_ids, *ids), conversation.answer_starts, answered=True)
             for conversation, ids in zip(conversations, answer_ids, strict=True)
         ]
         result = np.zeros(len(wholes))

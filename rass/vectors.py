@@ -39,8 +39,8 @@ _SHRINKAGE = 0.1
 class DirectionSet:
     """Directions of one language (or pooled), each ``[layers, d]`` and not normalised: the length is the contrast.
 
-    ``harm`` and ``plain`` are read at the instruction end, the refusal directions at the template end. ``answered`` is
-    the mean residual stream of answered benign requests there, the point that ablation moves towards.
+    All are read where the last answer starts. ``answered`` is the mean residual stream of answered benign requests
+    there, the point that ablation moves towards.
     """
 
     harm: DoubleArray

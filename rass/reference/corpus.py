@@ -2,8 +2,8 @@
 
 Harmful requests are only ever refused: there is no answer to one anywhere. What a pretrained model would know is in the
 mix from the first step, inside the same frames: what kind of thing an object is, and whether a request is harmful,
-answered rightly even where the model refuses, and what is harmful is refused in other wordings than what only sounds so.
-That represents harm apart from refusal.
+answered rightly even where the model refuses; and what is harmful is refused in other wordings than what only sounds
+so. That represents harm apart from refusal.
 """
 
 from __future__ import annotations

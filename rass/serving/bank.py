@@ -150,7 +150,7 @@ class Bank:
         if bundle is None:
             raise InvalidRequest("no bundle is loaded, so nothing can be read; start with --bundle", param="rass.read")
         positions = {
-            "h": conversation.instruction_ends,
+            "h": conversation.answer_starts,
             "rho": () if conversation.answered else (conversation.end,),
             "answer_h": (conversation.end,) if conversation.answered else (),
         }

@@ -49,7 +49,7 @@ def manifest() -> Manifest:
             {"en": LanguageSteering("refusal-en", 2.0, 0.5), "zh": LanguageSteering("refusal-zh", 1.0, None)},
         ),
         probes={
-            "h": ProbeSpec((2, 3), ProbePosition.INSTRUCTION_END),
+            "h": ProbeSpec((2, 3), ProbePosition.ANSWER_START),
             "rho": ProbeSpec((3,), ProbePosition.TEMPLATE_END),
             "answer_h": ProbeSpec((4,), ProbePosition.ANSWER_END),
         },

@@ -64,7 +64,7 @@ def _set(*path: str, value: object) -> Callable[[Fields], None]:
         (_set("steering", "palette", value=[float(i) for i in range(1, 10)]), "steering.palette must hold"),
         (_set("steering", "by_language", "en", "benign", value=3.0), "strength 3.0 is not in steering.palette"),
         (_set("steering", "by_language", "en", "vector", value="gone"), "not among the vectors"),
-        (_set("probes", "h", "position", value="answer_end"), "probes.h.position must be 'instruction_end'"),
+        (_set("probes", "h", "position", value="answer_end"), "probes.h.position must be 'answer_start'"),
         (_set("probes", "g", value={"layers": [1], "position": "answer_end"}), "probes.g is not a known probe"),
         (_set("probes", value={}), "probes.h is missing"),
         (_set("zones", "limit", value=0), "zones.limit must lie between"),

@@ -15,8 +15,9 @@ END, ASSISTANT = 4, 3
 def test_positions_of_a_dialogue(tokenizer: PreTrainedTokenizerFast) -> None:
     turns = (Message("system", "S"), Message("user", "ab"), Message("assistant", "c"), Message("user", "def"))
     (asked,) = render(TemplateTokenizer(tokenizer), [turns])
-    assert [asked.token_ids[end] for end in asked.instruction_ends] == [END, END]
-    assert asked.instruction_ends == (1 + 3 + 3, 1 + 3 + 4 + 3 + 4)
+    assert [asked.token_ids[start] for start in asked.answer_starts] == [ASSISTANT, ASSISTANT]
+    assert asked.answer_starts == (1 + 3 + 4, 1 + 3 + 4 + 3 + 5)
+    assert asked.answer_starts[-1] == asked.end
     assert asked.token_ids[asked.end] == ASSISTANT
     assert not asked.answered
 
@@ -26,8 +27,13 @@ def test_answer_end_closes_the_assistants_turn(tokenizer: PreTrainedTokenizerFas
     (told,) = render(TemplateTokenizer(tokenizer), [(Message("user", "ab"), Message("assistant", "cd"))])
     assert told.answered
     assert told.token_ids[told.end] == END
-    assert told.instruction_ends == asked.instruction_ends
+    assert told.answer_starts == asked.answer_starts
     assert told.token_ids[: len(asked.token_ids)] == asked.token_ids
+
+
+def test_a_turn_without_an_answer_is_read_at_its_own_end(tokenizer: PreTrainedTokenizerFast) -> None:
+    (asked,) = render(TemplateTokenizer(tokenizer), [(Message("user", "ab"), Message("user", "cd"))])
+    assert [asked.token_ids[start] for start in asked.answer_starts] == [END, ASSISTANT]
 
 
 def test_template_that_rewrites_earlier_turns_still_has_positions(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -37,7 +43,7 @@ def test_template_that_rewrites_earlier_turns_still_has_positions(tokenizer: Pre
         "{% for message in messages %}<|user|>{{ message.content }}{% if loop.last %}!{% endif %}<|end|>{% endfor %}"
     )
     (found,) = render(TemplateTokenizer(rewriting), [(Message("user", "ab"), Message("user", "cd"))])
-    assert found.instruction_ends == (2, len(found.token_ids) - 1)
+    assert found.answer_starts == (2, len(found.token_ids) - 1)
 
 
 def test_what_cannot_be_rendered_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -68,11 +68,16 @@ def test_last_prompt_token_span_is_another_thing_than_onward(model: Transformers
 
 
 def test_reading_sees_the_steering(model: TransformersModel) -> None:
-    conversations = model.render(DIALOGUES[:2])
-    steering = _steering([0.0, 2.0], SteeringSpan.LAST_PROMPT_TOKEN)
+    two_turns = (Message("user", "ab"), Message("assistant", "c"), Message("user", "de"))
+    conversations = model.render([DIALOGUES[0], DIALOGUES[1], two_turns])
+    steering = _steering([0.0, 2.0, 2.0], SteeringSpan.LAST_PROMPT_TOKEN)
     plain, steered = model.read(conversations), model.read(conversations, steering=steering)
     np.testing.assert_allclose(plain.ends[0], steered.ends[0], atol=1e-5)
-    np.testing.assert_allclose(plain.turns, steered.turns, atol=1e-5)  # nothing before the template end changes
+    earlier = np.append(plain.owners[1:] == plain.owners[:-1], False)
+    assert earlier.any()
+    np.testing.assert_allclose(
+        plain.turns[earlier], steered.turns[earlier], atol=1e-5
+    )  # nothing before the end changes
     moved = plain.ends[1, 1] - steered.ends[1, 1]
     np.testing.assert_allclose(moved, 2.0 * steering.layers[1].unit[1].numpy(), atol=1e-4)
 

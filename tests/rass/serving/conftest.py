@@ -138,7 +138,7 @@ def write_bundle(folder: Path, *, revision: str = REVISION, model_id: str = "tin
             {"en": LanguageSteering("refusal-en", 2.0, None), "zh": LanguageSteering("refusal-zh", 1.0, None)},
         ),
         probes={
-            "h": ProbeSpec((1, 2), ProbePosition.INSTRUCTION_END),
+            "h": ProbeSpec((1, 2), ProbePosition.ANSWER_START),
             "rho": ProbeSpec((0, 3), ProbePosition.TEMPLATE_END),
             "answer_h": ProbeSpec((1, 2), ProbePosition.ANSWER_END),
         },
