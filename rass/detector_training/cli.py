@@ -17,6 +17,7 @@ _TRAINED = (
 )
 _ACTIONS = (
     ("export", "rass.detector_training.boundary_export_command", "convert a guard model into an ONNX detector"),
+    ("answers", "rass.detector_training.boundary_answers_command", "score answer-harm baselines on labelled answers"),
 )
 
 

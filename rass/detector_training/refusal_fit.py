@@ -63,8 +63,9 @@ def fit_sparse(
         sums = np.bincount(rows, weights=coefficients[columns], minlength=len(lengths))
         scores = offsets + values * sums + coefficients[-1]
         slopes = -signs * shares / (1.0 + np.exp(np.clip(signs * scores, -60.0, 60.0)))
-        gradient = np.bincount(columns, weights=(slopes * values)[rows], minlength=sparse.width)
-        gradient = gradient + penalty * coefficients[:-1]
+        gradient = penalty * coefficients[:-1] + np.bincount(
+            columns, weights=(slopes * values)[rows], minlength=sparse.width
+        )
         parameters.grad = torch.from_numpy(np.append(gradient, slopes.sum()))
         loss = shares @ np.logaddexp(0.0, -signs * scores)
         return float(loss + penalty / 2 * coefficients[:-1] @ coefficients[:-1])
