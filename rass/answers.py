@@ -26,9 +26,9 @@ __all__ = ["AnswerPools", "AnswerSettings", "answer_rows"]
 
 @dataclass(frozen=True, slots=True)
 class AnswerSettings:
-    """How many requests of each language are answered, and how long."""
+    """How many requests of each language are answered (``harmful``: of each kind, plain and wrapped), and how long."""
 
-    harmful: int = 400
+    harmful: int = 300
     benign: int = 400
     max_new_tokens: int = 96
 
@@ -57,7 +57,12 @@ def answer_rows(
     both the answers that a leak would give and the fullest ones. Raises ``StageError`` when steering flips no harmful
     request: then there is nothing to learn from, and no recovery can be checked.
     """
-    harmful = _per_language(pools.harmful, choice, settings.harmful)
+    # Each kind by itself: thresholds hold for plain and for wrapped requests, and there are far more wrapped cells.
+    harmful = [
+        prompt
+        for kind in sorted({one.kind for one in pools.harmful})
+        for prompt in _per_language([one for one in pools.harmful if one.kind == kind], choice, settings.harmful)
+    ]
     recoverable = _per_language(pools.recoverable, choice, settings.benign)
     answered = _per_language(pools.answered, choice, settings.benign // 2)
     steered = [*harmful, *recoverable]

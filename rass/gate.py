@@ -36,9 +36,8 @@ class HarmGate:
 
 
 def candidate_layers(num_layers: int) -> list[tuple[int, ...]]:
-    """Return the layer sets that probes are searched over: every single layer and every adjacent pair."""
-    singles: list[tuple[int, ...]] = [(layer,) for layer in range(num_layers)]
-    return singles + [(layer, layer + 1) for layer in range(num_layers - 1)]
+    """Return the layer sets that probes are searched over: every single layer, adjacent pair and adjacent triple."""
+    return [tuple(range(first, first + size)) for size in (1, 2, 3) for first in range(num_layers - size + 1)]
 
 
 def fit_harm(observations: Observations, *, false_open: float, false_close: float, settings: ProbeSettings) -> HarmGate:

@@ -181,7 +181,7 @@ class Stages:
             recoverable=self._strength_pools(observations, gate).recoverable,
             answered=self._ordered(observations, observations.rows(harmful=False, refused=False).tolist()),
         )
-        total = len(choice.by_language) * (settings.harmful + settings.benign + settings.benign // 2)
+        total = len(choice.by_language) * (2 * settings.harmful + settings.benign + settings.benign // 2)
         with self._reporter.bar("learning to judge answers", total) as generated:
             rows = answer_rows(self._inputs.model, vectors, choice, pools, self._inputs.scorer, settings, generated)
             judged = fit_answers(

@@ -8,6 +8,7 @@ import pytest
 from rass.reference.corpus import Corpus, Dialogue
 from rass.reference.grammar import answer_patterns
 from rass.reference.lexicon import Lexicon
+from rass.reference.requests import refusal_wordings
 from rass.reference.splits import Splits
 from rass.reference.world import World
 
@@ -55,6 +56,28 @@ def test_no_answer_anywhere_names_a_harmful_pair(
                         assert not world.is_harmful(verb, category)
                         answered += 1
     assert answered > DRAWN / 5
+
+
+def test_harmful_requests_are_refused_in_wordings_of_their_own(
+    dialogues: list[Dialogue], lexicons: dict[str, Lexicon]
+) -> None:
+    for lexicon in lexicons.values():
+        harmful, benign = (set(refusal_wordings(lexicon, harmful=side)) for side in (True, False))
+        assert harmful | benign == set(lexicon.refusals)
+        assert not harmful & benign
+        first = [{text.split(" ")[0] if lexicon.joiner else text[0] for text in side} for side in (harmful, benign)]
+        assert not first[0] & first[1]
+        seen = {
+            text
+            for dialogue in dialogues
+            if dialogue.language == lexicon.language
+            and dialogue.kind in ("harmful", "attack")
+            and len(dialogue.turns) == 2
+            for role, text in dialogue.turns
+            if role == "assistant" and text in lexicon.refusals
+        }
+        assert seen
+        assert seen <= harmful
 
 
 def test_held_out_frames_and_wrappings_never_occur(dialogues: list[Dialogue], lexicons: dict[str, Lexicon]) -> None:
