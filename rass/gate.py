@@ -45,6 +45,9 @@ def fit_harm(observations: Observations, *, false_open: float, false_close: floa
 
     Every turn of a benign conversation is a benign example; of a harmful one only the last turn is known to be harmful.
     A conversation scores as its highest turn, in the merit, in the thresholds and later in the proxy.
+
+    Thresholds bound the error on what the gate will see: harmful requests that the model is known to refuse. One that
+    it answers is never read in mode ``recover``, and its coordinate is often low for the same reason as its answer.
     """
     readings, prompts = observations.readings, observations.prompts
     owners = readings.owners
@@ -60,13 +63,17 @@ def fit_harm(observations: Observations, *, false_open: float, false_close: floa
     def by_prompt(scores: DoubleArray) -> DoubleArray:
         return highest_turn(np.where(np.isfinite(scores), scores, -np.inf), readings)
 
+    counted = np.array(
+        [not prompt.harmful or observations.refused.get(row, False) for row, prompt in enumerate(prompts)]
+    )
+
     def merit(scores: DoubleArray, _tested: BoolArray) -> float:
         per_prompt = by_prompt(scores)
-        return coverage(per_prompt, np.isfinite(per_prompt), prompts, false_open)
+        return coverage(per_prompt, np.isfinite(per_prompt) & counted, prompts, false_open)
 
     fitted = fit_probe(rows, candidate_layers(observations.readings.ends.shape[1]), merit, settings)
     out_of_fold = by_prompt(fitted.out_of_fold)
-    return HarmGate(fitted, out_of_fold, _zones(out_of_fold, prompts, false_open, false_close))
+    return HarmGate(fitted, out_of_fold, _zones(out_of_fold, counted, prompts, false_open, false_close))
 
 
 def fit_refusal(observations: Observations, settings: ProbeSettings) -> FittedProbe:
@@ -92,7 +99,9 @@ def fit_answers(rows: ProbeRows, *, answer_open: float, false_close: float, sett
         return coverage(scores, tested, rows.prompts, answer_open)
 
     fitted = fit_probe(rows, candidate_layers(rows.values.shape[1]), merit, settings)
-    return HarmGate(fitted, fitted.out_of_fold, _zones(fitted.out_of_fold, rows.prompts, answer_open, false_close))
+    every = np.ones(len(rows.labels), dtype=bool)
+    zones = _zones(fitted.out_of_fold, every, rows.prompts, answer_open, false_close)
+    return HarmGate(fitted, fitted.out_of_fold, zones)
 
 
 def coverage(scores: DoubleArray, tested: BoolArray, prompts: Sequence[LabelledPrompt], false_open: float) -> float:
@@ -112,9 +121,16 @@ def coverage(scores: DoubleArray, tested: BoolArray, prompts: Sequence[LabelledP
     return float(np.mean(shares)) if shares else 0.0
 
 
-def _zones(scores: DoubleArray, prompts: Sequence[LabelledPrompt], false_open: float, false_close: float) -> ZoneTable:
+def _zones(
+    scores: DoubleArray,
+    counted: BoolArray,
+    prompts: Sequence[LabelledPrompt],
+    false_open: float,
+    false_close: float,
+) -> ZoneTable:
     table: dict[str, ZoneThresholds] = {}
-    for language, rows in sorted(_by_language(prompts).items()):
+    for language, mine in sorted(_by_language(prompts).items()):
+        rows = mine[counted[mine]]
         benign = np.array([row for row in rows if not prompts[row].harmful], dtype=np.int64)
         table[language] = thresholds(
             _by_kind(scores, prompts, rows),
