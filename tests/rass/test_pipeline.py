@@ -19,7 +19,7 @@ from rass.stages import STAGES, BuildInputs, BuildSettings
 from rass.strength import StrengthSettings
 
 SETTINGS = BuildSettings(
-    answers_per_kind=200,
+    answers_per_kind=2000,  # thresholds count refused requests only: all of them are asked
     control_attacks=40,
     divergence_prompts=5,
     probe=ProbeSettings(penalties=(1e-3, 1e-2), rounds=1),
