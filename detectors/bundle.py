@@ -9,7 +9,6 @@ is refused with a sentence that says which.
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
+from detectors.boundary_zones import zone_of
 from detectors.manifest import (
     MANIFEST_NAME,
     PROBE_NAME,
@@ -26,7 +26,6 @@ from detectors.manifest import (
     Manifest,
     ManifestError,
     VectorSpec,
-    ZoneTable,
 )
 from detectors.manifest_json import parse
 from detectors.verdict import Zone
@@ -81,12 +80,12 @@ class Bundle:
 
     def zone(self, h: float | None, language: str) -> Zone:
         """Return the zone of a request with harm coordinate ``h``; a missing or non-finite one is ``UNKNOWN``."""
-        return _zone(self.manifest.zones.requests, h, language)
+        return zone_of(self.manifest.zones.requests, h, language)
 
     def answer_zone(self, h: float | None, language: str) -> Zone:
         """Return the zone of an answer with coordinate ``h``; ``UNKNOWN`` where the bundle judges no answers."""
         table = self.manifest.zones.answers
-        return Zone.UNKNOWN if table is None else _zone(table, h, language)
+        return Zone.UNKNOWN if table is None else zone_of(table, h, language)
 
     def steering(self, language: str, zone: Zone) -> Steering | None:
         """Return how to recover a request in ``zone``, or ``None`` where the bundle does not recover by steering.
@@ -247,14 +246,3 @@ def _check_shapes(tensors: dict[str, FloatArray], shapes: dict[str, tuple[int, .
         if not np.all(np.isfinite(tensor)):
             raise BundleError(f"{origin}: tensor {name!r} holds values that are not finite; {_REBUILD}")
         tensor.flags.writeable = False
-
-
-def _zone(table: ZoneTable, h: float | None, language: str) -> Zone:
-    if h is None or not math.isfinite(h):
-        return Zone.UNKNOWN
-    thresholds = table.by_language.get(language, table.default)
-    if h < thresholds.benign_below:
-        return Zone.BENIGN
-    if h > thresholds.harmful_above:
-        return Zone.HARMFUL
-    return Zone.BAND

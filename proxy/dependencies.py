@@ -81,9 +81,10 @@ def reference_bundle() -> Path:
 
 async def build_dependencies(settings: Settings) -> Dependencies:
     """Make the real dependencies, inside the event loop that will serve. Raises ``StartupError``."""
-    from proxy.coordinate_reader import CoordinatesOverHttp
+    from detectors.coordinates import reader_over
     from proxy.detector_choice import choose_detectors
     from proxy.upstream.http import HttpUpstream
+    from proxy.upstream.post import READ_PATH, PostOverUpstream
 
     bundle = load_bundle(settings)
     metrics = Metrics()
@@ -95,7 +96,8 @@ async def build_dependencies(settings: Settings) -> Dependencies:
             judging = HttpUpstream(settings.upstream.model_copy(update={"url": settings.judge.url}), metrics)
             closing.push_async_callback(judging.close)
         key = settings.upstream.api_key
-        reader = CoordinatesOverHttp(upstream, None if key is None else key.get_secret_value())
+        secret = None if key is None else key.get_secret_value()
+        reader = reader_over(PostOverUpstream(upstream, READ_PATH, secret, purpose="reading"))
         detectors = choose_detectors(settings, bundle, reader=reader, judging=judging, closing=closing)
         audit = open_audit(settings.audit)
     except BaseException:

@@ -18,7 +18,6 @@ from detectors.harm_judge import JudgeAnswerHarm
 from detectors.harm_onnx import OnnxAnswerHarm
 from detectors.judge import ANSWER_QUESTION, REQUEST_QUESTION, Judge, JudgeQuestion
 from detectors.judge import JudgeSettings as JudgeRules
-from detectors.judge_transport import PostResponse
 from detectors.manifest import ZoneTable, ZoneThresholds
 from detectors.onnx_classifier import OnnxClassifier
 from detectors.onnx_manifest import DetectorKind
@@ -31,30 +30,8 @@ from proxy.exchange import Mode
 from proxy.recovery import COMPLETIONS_PATH
 from proxy.settings import BoundaryKind, Settings
 from proxy.signals import Detectors
-from proxy.upstream.protocol import Upstream, read_up_to
-
-_MAX_JUDGE_BYTES = 1_048_576
-
-
-class JudgeOverUpstream:
-    """A ``PostTransport`` over one of the proxy's pooled upstreams."""
-
-    def __init__(self, upstream: Upstream, api_key: str | None) -> None:
-        self._upstream = upstream
-        self._headers = {"content-type": "application/json"}
-        if api_key is not None:
-            self._headers["authorization"] = f"Bearer {api_key}"
-
-    async def __call__(self, body: bytes) -> PostResponse:
-        """Send ``body``; raises an ``UpstreamError`` when there is no answer."""
-        response = await self._upstream.send(
-            "POST", COMPLETIONS_PATH, headers=self._headers, body=body, purpose="judge"
-        )
-        try:
-            answer, _ = await read_up_to(response, _MAX_JUDGE_BYTES)
-        finally:
-            await response.close()
-        return PostResponse(response.status, answer)
+from proxy.upstream.post import PostOverUpstream
+from proxy.upstream.protocol import Upstream
 
 
 def choose_detectors(
@@ -142,7 +119,8 @@ def _judge(settings: Settings, judging: Upstream, question: JudgeQuestion, *, pr
         zones=ZoneTable({}, ZoneThresholds(below, above)),
         timeout_s=judge.timeout_s,
     )
-    return Judge(JudgeOverUpstream(judging, None if key is None else key.get_secret_value()), rules)
+    secret = None if key is None else key.get_secret_value()
+    return Judge(PostOverUpstream(judging, COMPLETIONS_PATH, secret, purpose="judge"), rules)
 
 
 def _classifier(

@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from detectors.bundle import Steering
+from detectors.coordinates import CoordinateReader, reader_over
 from detectors.verdict import (
     BoundaryReading,
     HarmVerdict,
@@ -25,7 +26,6 @@ from detectors.verdict import (
 )
 from proxy.app import create_app
 from proxy.audit import Audit
-from proxy.coordinate_reader import CoordinatesOverHttp
 from proxy.dependencies import Dependencies
 from proxy.exchange import Mode
 from proxy.metrics import Metrics
@@ -34,6 +34,7 @@ from proxy.settings import Settings
 from proxy.signals import Detectors
 from proxy.steering import Native
 from proxy.upstream.http import HttpUpstream
+from proxy.upstream.post import READ_PATH, PostOverUpstream
 
 DIGEST = "0123456789abcdef"
 REFUSAL = "I'm sorry, but I cannot help with that."
@@ -232,7 +233,7 @@ class PhraseHead:
 class ThresholdBoundary:
     """A ``BoundaryDetector``: the model's own coordinate against two numbers."""
 
-    def __init__(self, reader: CoordinatesOverHttp) -> None:
+    def __init__(self, reader: CoordinateReader) -> None:
         self._reader = reader
 
     async def read(self, messages: Sequence[Message], *, model: str, language: str) -> BoundaryReading:
@@ -245,7 +246,7 @@ class ThresholdBoundary:
 class ThresholdHarm:
     """An ``AnswerHarmDetector`` of the same make."""
 
-    def __init__(self, reader: CoordinatesOverHttp) -> None:
+    def __init__(self, reader: CoordinateReader) -> None:
         self._reader = reader
 
     async def judge(self, messages: Sequence[Message], answer: str, *, model: str, language: str) -> HarmVerdict:
@@ -318,7 +319,7 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             settings = Settings.model_validate(values)
             metrics = Metrics()
             upstream = HttpUpstream(settings.upstream, metrics)
-            reader = CoordinatesOverHttp(upstream, None)
+            reader = reader_over(PostOverUpstream(upstream, READ_PATH, None, purpose="reading"))
             chosen = Detectors(
                 refusal=PhraseRefusals(),
                 head=PhraseHead,
