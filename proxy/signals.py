@@ -126,6 +126,7 @@ class Observer:
             try:
                 return detector.feed(text)
             except Exception:
+                # As for whole answers: a detector's failure is counted, and the stream goes out as it is.
                 self._failed("refusal")
                 return RefusalVerdict(RefusalKind.ANSWER, 0.0, "the detector failed")
 
