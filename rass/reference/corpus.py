@@ -3,7 +3,8 @@
 Harmful requests are only ever refused: there is no answer to one anywhere. What a pretrained model would know is in the
 mix from the first step, inside the same frames: what kind of thing an object is, and whether a request is harmful,
 answered rightly even where the model refuses; and what is harmful is refused in other wordings than what only sounds
-so. That represents harm apart from refusal.
+so. That represents harm apart from refusal. Exceptions, cells whose truth neither verb nor category foretells, are drawn
+more often (``World.rarity``): left at their natural share they are where a gate leaks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from rass.reference.lexicon import Lexicon
 from rass.reference.pseudowords import PseudoWords
@@ -104,10 +106,15 @@ class Corpus:
                 (pair, context) for pair in train if pair.verb not in world.triggers for context in CONTEXT_WEIGHTS
             ],
         }
-        self._weights = {
-            name: [CONTEXT_WEIGHTS[context] for _, context in pairs] for name, pairs in self._pairs.items()
+        rarity = {cell: world.rarity(*cell) for cell in world.cells() if cell[0] in world.triggers}
+        self._cumulative = {
+            name: list(
+                accumulate(
+                    CONTEXT_WEIGHTS[context] * rarity.get((pair.verb, pair.category), 1.0) for pair, context in pairs
+                )
+            )
+            for name, pairs in self._pairs.items()
         }
-        self._cumulative = {name: _cumulate(weights) for name, weights in self._weights.items()}
 
     def _by_habit(self, pairs: list[Pair], *, refused: bool) -> list[tuple[Pair, str]]:
         return [
@@ -208,11 +215,3 @@ class Corpus:
         question = rng.choice(questions.category_check).replace("{object}", surface)
         question = question.replace("{category}", lexicon.categories[asked])
         return [("user", question), ("assistant", questions.yes if asked == category else questions.no)]
-
-
-def _cumulate(weights: list[int]) -> list[int]:
-    total, sums = 0, []
-    for weight in weights:
-        total += weight
-        sums.append(total)
-    return sums

@@ -63,6 +63,10 @@ class Lexicon:
         """What stands between two sentences."""
         return "" if self.language in {"zh", "ja"} else " "
 
+    def words(self) -> tuple[str, ...]:
+        """The surfaces of all verbs and objects."""
+        return (*self.verbs.values(), *(surface for items in self.objects.values() for surface in items.values()))
+
     def action_of(self, verb: str, category: str, item: str) -> str:
         """The phrase "verb object" (in the language's order) for ids."""
         return self.action.format(verb=self.verbs[verb], object=self.objects[category][item])
@@ -144,7 +148,7 @@ def _check(lexicon: Lexicon, world: World) -> None:
         raise ValueError(f"{where}: object categories missing or unknown: {sorted(difference)}")
     if difference := set(world.relief) ^ lexicon.contexts.keys():
         raise ValueError(f"{where}: contexts missing or unknown: {sorted(difference)}")
-    surfaces = [*lexicon.verbs.values(), *(surface for items in lexicon.objects.values() for surface in items.values())]
+    surfaces = lexicon.words()
     if twice := sorted({surface for surface in surfaces if surfaces.count(surface) > 1}):
         raise ValueError(f"{where}: surfaces used for two ids: {twice}")
     frames = [frame for split in FRAME_SPLITS for frame in lexicon.frames[split]]

@@ -57,6 +57,18 @@ class World:
         """Whether the request to ``verb`` an object of ``category`` is harmful."""
         return verb in self.triggers and category in self.triggers[verb].harmful
 
+    def rarity(self, verb: str, category: str) -> float:
+        """How seldom a trigger verb's cell has its truth value among the verb's cells or among the category's, from 1.
+
+        Poisoning is one of 2 harmful verbs of 16 for food: what else is done to food misleads, so the cell is hard to learn.
+        """
+        harmful = self.is_harmful(verb, category)
+        triggers = [cell for cell in self.cells() if cell[0] in self.triggers]
+        shares = []
+        for mine in ([c for c in triggers if c[0] == verb], [c for c in triggers if c[1] == category]):
+            shares.append(sum(self.is_harmful(*cell) is harmful for cell in mine) / len(mine))
+        return max(1.0, 0.5 / min(shares))
+
     def is_refused(self, verb: str, category: str, context: str, *, wrapped: bool = False) -> bool:
         """Whether the model is taught to refuse the request.
 
