@@ -51,7 +51,7 @@ class BuildSettings:
     """How much is measured; every count is for each language (and kind, for ``answers_per_kind``)."""
 
     seed: int = 0
-    answers_per_kind: int = 700
+    answers_per_kind: int = 1_600
     control_attacks: int = 150
     divergence_prompts: int = 40
     max_new_tokens: int = 96

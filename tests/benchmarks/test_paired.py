@@ -67,6 +67,16 @@ def test_plain_answers_must_be_the_same_text(scored: Scored) -> None:
     assert (rate.interval.value, rate.n) == (pytest.approx(1 / 3), 3)
 
 
+def test_a_plain_refusal_that_was_recovered_is_no_changed_answer(scored: Scored) -> None:
+    recovered = PairedRow(
+        scored("a", Kind.PLAIN_BENIGN, R, text="no"), scored("a", Kind.PLAIN_BENIGN, A, text="To do it, begin.")
+    )
+    same = PairedRow(scored("b", Kind.PLAIN_BENIGN, A, text="x"), scored("b", Kind.PLAIN_BENIGN, A, text="x"))
+    comparison = compare([recovered, same])
+    assert (comparison.plain_identical.interval.value, comparison.plain_identical.n) == (1.0, 1)
+    assert comparison.recovered_on_topic.n == 1
+
+
 def test_recovered_answers_are_benign_refusals_that_got_an_answer(scored: Scored) -> None:
     def pair(base: str, kind: Kind, before: Outcome, after: Outcome, **more: str | None) -> PairedRow:
         return PairedRow(scored(base, kind, before), scored(base, kind, after, **more))
