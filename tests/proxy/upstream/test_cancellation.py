@@ -111,7 +111,6 @@ async def test_while_waiting_to_be_sent_again(wire, answer, start_proxy, eventua
     await eventually(lambda: proxy.total("rass_upstream_retries_total", reason="503") == 1)
     await leave(asking)
     await eventually(lambda: left(proxy, "observe"))
-    wire.script = None
 
     async def well(exchange):
         await exchange.send(answer(b"{}"))
