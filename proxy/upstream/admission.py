@@ -125,7 +125,10 @@ class Admission:
         await self._upstream.close()
 
     async def _wait(self, lane: Lane, purpose: str) -> None:
-        name = "client" if lane is self._clients else "side"
+        if lane is self._clients:
+            name, places, setting = "client", self._settings.connections, "connections"
+        else:
+            name, places, setting = "side", self._settings.side_connections, "side_connections"
         waiting = self._metrics.queue_length.labels(name)
         waited = self._metrics.queue_seconds.labels(name)
         started = perf_counter()
@@ -133,12 +136,11 @@ class Admission:
         try:
             await lane.enter()
         except QueueFull:
-            setting = "connections" if lane is self._clients else "side_connections"
             raise self._overloaded(
                 purpose,
                 "queue_full",
-                f"{getattr(self._settings, setting)} requests are at the upstream {self.address} "
-                f"(upstream.{setting}) and {self._settings.queue_length} wait (upstream.queue_length)",
+                f"{places} requests are at the upstream {self.address} (upstream.{setting}) and "
+                f"{self._settings.queue_length} wait (upstream.queue_length)",
             ) from None
         except TimeoutError:
             waited.observe(perf_counter() - started)

@@ -61,6 +61,18 @@ async def test_no_place_is_lost_or_doubled(places, length, steps):
     assert (lane.free, lane.waiting, held) == (places, 0, 0)
 
 
+async def test_a_place_that_comes_while_its_taker_gives_up_goes_on():
+    lane = Lane(1, 1, 60)
+    await lane.enter()
+    giving_up = asyncio.create_task(lane.enter())
+    await asyncio.sleep(0)
+    lane.leave()
+    giving_up.cancel()
+    await asyncio.wait({giving_up})
+    assert giving_up.cancelled()
+    assert lane.free == 1
+
+
 async def test_the_first_in_line_is_the_first_served():
     lane = Lane(1, 10, 60)
     await lane.enter()
