@@ -136,8 +136,8 @@ class HttpUpstream:
             raise
         except aiohttp.ClientResponseError as error:
             raise UpstreamBroke(
-                f"the upstream {self.address} sent no valid HTTP answer ({error.message}); check that upstream.url "
-                "is the address of an OpenAI-compatible server"
+                f"the upstream {self.address} sent no valid HTTP answer ({_one_line(error.message)}); check that "
+                "upstream.url is the address of an OpenAI-compatible server"
             ) from error
         except aiohttp.ClientError as error:
             raise self._unreachable(error) from error
@@ -197,4 +197,10 @@ def _is_stale(error: Exception) -> bool:
 
 
 def _describe(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "it closed the connection before it had answered"  # aiohttp's words are a dump of half an answer
+    return _one_line(str(error)) or type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
