@@ -85,15 +85,17 @@ async def build_dependencies(settings: Settings) -> Dependencies:
     from proxy.detector_choice import choose_detectors
     from proxy.upstream.http import HttpUpstream
     from proxy.upstream.post import READ_PATH, PostOverUpstream
+    from proxy.upstream.resilient import resilient
 
     bundle = load_bundle(settings)
     metrics = Metrics()
-    upstream = HttpUpstream(settings.upstream, metrics)
+    upstream = resilient(HttpUpstream(settings.upstream, metrics), settings.upstream, metrics)
     closing = AsyncExitStack()
     try:
         judging: Upstream = upstream
         if settings.judge.url is not None:
-            judging = HttpUpstream(settings.upstream.model_copy(update={"url": settings.judge.url}), metrics)
+            towards = settings.upstream.model_copy(update={"url": settings.judge.url})
+            judging = resilient(HttpUpstream(towards, metrics), towards, metrics, name="judge", counted="judge")
             closing.push_async_callback(judging.close)
         key = settings.upstream.api_key
         secret = None if key is None else key.get_secret_value()

@@ -10,13 +10,17 @@ ProxyError                       an exchange ends with an OpenAI-shaped error bo
 └── UpstreamError                the served model's side
     ├── UpstreamUnreachable      502
     ├── UpstreamTimedOut         504
-    └── UpstreamBroke            502  it answered, then stopped in the middle
+    │   └── UpstreamConnectTimedOut   nothing was sent yet
+    ├── UpstreamBroke            502  it answered, then stopped in the middle, or with what is no HTTP
+    ├── UpstreamOverloaded       429  no place within the limits; carries Retry-After
+    └── UpstreamCircuitOpen      503  it failed too often; carries Retry-After
 StartupError                     the program does not start; the message says what to do
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 
 
@@ -30,14 +34,19 @@ class ProxyError(Exception):
     type = "server_error"
     code = "internal_error"
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_s = retry_after_s
 
     def body(self) -> dict[str, object]:
         """Return the OpenAI error body."""
         return error_body(self.message, self.type, self.code, self.param)
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that go with the body: ``Retry-After`` in whole seconds, at least one."""
+        return {} if self.retry_after_s is None else {"retry-after": str(max(1, math.ceil(self.retry_after_s)))}
 
 
 class RequestError(ProxyError):
@@ -101,10 +110,29 @@ class UpstreamTimedOut(UpstreamError):
     code = "upstream_timeout"
 
 
+class UpstreamConnectTimedOut(UpstreamTimedOut):
+    """No connection in time: nothing was sent, so that sending again cannot do anything twice."""
+
+
 class UpstreamBroke(UpstreamError):
-    """The upstream began to answer and stopped in the middle."""
+    """The upstream began to answer and stopped in the middle, or what it sent is no HTTP."""
 
     code = "upstream_broke"
+
+
+class UpstreamOverloaded(UpstreamError):
+    """As many requests as allowed are at the upstream and in the queue, or the wait in the queue was too long."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "overloaded"
+
+
+class UpstreamCircuitOpen(UpstreamError):
+    """The upstream failed so often that it is left alone for a while."""
+
+    status = 503
+    code = "upstream_circuit_open"
 
 
 class StartupError(Exception):

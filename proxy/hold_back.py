@@ -29,7 +29,8 @@ class HeldStream:
     @property
     def whole(self) -> bool:
         """Whether the upstream's stream came to its end and all of it is here."""
-        return self.ended and self.error is None and not self.reader.failed
+        # A server that ends its streams by closing can break off without an error: the stream's own end tells.
+        return self.ended and self.error is None and not self.reader.failed and self.reader.done
 
     async def take(self) -> str:
         """Take in the next bytes and return the text that they added; at the end or on failure, ``""``."""

@@ -80,6 +80,37 @@ class Metrics:
             "Requests sent again because the pooled connection had been closed.",
             registry=self.registry,
         )
+        self.retries = Counter(
+            "rass_upstream_retries_total",
+            "Requests sent again by why: a status, or no connection.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.circuit = Gauge(
+            "rass_upstream_circuit",
+            "1 for the state of an upstream's circuit breaker.",
+            ("upstream", "state"),
+            registry=self.registry,
+        )
+        self.queue_length = Gauge(
+            "rass_upstream_queue_length",
+            "Requests that wait for a place at the upstream.",
+            ("lane",),
+            registry=self.registry,
+        )
+        self.queue_seconds = Histogram(
+            "rass_upstream_queue_seconds",
+            "Seconds that requests waited for a place, of those that had to.",
+            ("lane",),
+            buckets=_SLOW,
+            registry=self.registry,
+        )
+        self.rejected = Counter(
+            "rass_upstream_rejected_total",
+            "Requests that were not sent upstream: no place, too long a wait for one, or an open circuit.",
+            ("purpose", "reason"),
+            registry=self.registry,
+        )
         self.hold_back_seconds = Histogram(
             "rass_hold_back_seconds",
             "Seconds for which the head of a stream was held back.",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from types import MappingProxyType
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -119,7 +120,7 @@ def build_routes(
             finally:
                 await response.close()
         except ProxyError as error:
-            return JSONResponse(error.body(), error.status, {REQUEST_ID_HEADER: request_id})
+            return JSONResponse(error.body(), error.status, {**error.headers(), REQUEST_ID_HEADER: request_id})
         if not whole:
             body = b""
         return Response(body, response.status, returned_headers(response.headers, {REQUEST_ID_HEADER: request_id}))
@@ -158,7 +159,7 @@ def build_routes(
 
 
 def _error_reply(error: ProxyError, request_id: str) -> Reply:
-    return _json_reply(error.status, error.body(), request_id)
+    return _json_reply(error.status, error.body(), request_id, error.headers())
 
 
 def _internal_error_reply(request_id: str) -> Reply:
@@ -166,6 +167,8 @@ def _internal_error_reply(request_id: str) -> Reply:
     return _json_reply(500, error_body(message, ProxyError.type, ProxyError.code), request_id)
 
 
-def _json_reply(status: int, body: dict[str, object], request_id: str) -> Reply:
-    response = JSONResponse(body, status)
-    return Reply(status, {"content-type": "application/json", REQUEST_ID_HEADER: request_id}, bytes(response.body))
+def _json_reply(
+    status: int, body: dict[str, object], request_id: str, more: Mapping[str, str] = MappingProxyType({})
+) -> Reply:
+    headers = {**more, "content-type": "application/json", REQUEST_ID_HEADER: request_id}
+    return Reply(status, headers, bytes(JSONResponse(body, status).body))

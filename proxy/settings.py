@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SecretStr,
@@ -55,13 +56,47 @@ class UpstreamSettings(Group):
         default=None,
         description="Sent upstream instead of the client's Authorization header; unset relays the client's.",
     )
-    connect_timeout_s: PositiveFloat = Field(default=5.0, description="Longest wait for a connection, in seconds.")
+    connect_timeout_s: PositiveFloat = Field(
+        default=5.0, description="Longest wait for a connection (name, TCP and TLS), in seconds."
+    )
     first_byte_timeout_s: PositiveFloat = Field(
         default=120.0, description="Longest wait from sending a request to the answer's headers, in seconds."
     )
-    idle_timeout_s: PositiveFloat = Field(default=60.0, description="Longest silence inside an answer, in seconds.")
+    first_token_timeout_s: PositiveFloat = Field(
+        default=120.0, description="Longest wait from the headers to the first byte of the body, in seconds."
+    )
+    idle_timeout_s: PositiveFloat = Field(
+        default=60.0, description="Longest silence inside an answer that has begun, in seconds."
+    )
     total_timeout_s: PositiveFloat = Field(default=600.0, description="Longest whole answer, in seconds.")
-    connections: PositiveInt = Field(default=1000, description="Most connections open to the upstream at once.")
+    retries: NonNegativeInt = Field(
+        default=2,
+        description="How often a request is sent again after no connection or status 429, 500, 502, 503 or 504.",
+    )
+    retry_time_limit_s: PositiveFloat = Field(
+        default=10.0,
+        description="Nothing is sent again later than this after the first time; a longer Retry-After is not waited "
+        "for: the answer goes back as it came.",
+    )
+    retry_backoff_s: PositiveFloat = Field(
+        default=0.25, description="Longest random wait before the first retry, in seconds; it doubles with each."
+    )
+    circuit_failures: NonNegativeInt = Field(
+        default=10,
+        description="Failures in a row (no connection, time-outs, broken answers, 5xx) after which the upstream is "
+        "left alone; 0: never.",
+    )
+    circuit_open_s: PositiveFloat = Field(
+        default=10.0, description="How long it is left alone before one request tries it again, in seconds."
+    )
+    connections: PositiveInt = Field(default=1000, description="Most requests of clients at the upstream at once.")
+    side_connections: PositiveInt = Field(
+        default=100, description="Most readings, verdicts and attempts at the upstream at once, beside those."
+    )
+    queue_length: NonNegativeInt = Field(
+        default=1000, description="Most requests that wait for one of those places, for each of both kinds."
+    )
+    queue_time_limit_s: PositiveFloat = Field(default=10.0, description="Longest wait for a place, in seconds.")
     keepalive_s: PositiveFloat = Field(
         default=60.0, description="How long an idle connection is kept for reuse, in seconds."
     )

@@ -35,6 +35,7 @@ from proxy.signals import Detectors
 from proxy.steering import Native
 from proxy.upstream.http import HttpUpstream
 from proxy.upstream.post import READ_PATH, PostOverUpstream
+from proxy.upstream.resilient import resilient
 
 DIGEST = "0123456789abcdef"
 REFUSAL = "I'm sorry, but I cannot help with that."
@@ -315,10 +316,11 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             audit: Audit | None = None,
             **groups: Any,
         ) -> Proxy:
-            values = {"mode": mode, "upstream": {"url": url or model.url}, **groups}
+            upstream_group = {"url": url or model.url, **groups.pop("upstream", {})}
+            values = {"mode": mode, "upstream": upstream_group, **groups}
             settings = Settings.model_validate(values)
             metrics = Metrics()
-            upstream = HttpUpstream(settings.upstream, metrics)
+            upstream = resilient(HttpUpstream(settings.upstream, metrics), settings.upstream, metrics)
             reader = reader_over(PostOverUpstream(upstream, READ_PATH, None, purpose="reading"))
             chosen = Detectors(
                 refusal=PhraseRefusals(),

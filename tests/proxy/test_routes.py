@@ -45,7 +45,7 @@ async def test_bad_input_never_reaches_the_upstream(model, start_proxy, mode, bo
 async def test_an_upstream_that_is_not_there(start_proxy):
     with listen("127.0.0.1", 0) as nobody:
         address = url_of(nobody)  # bound, not listening: refused at once
-        proxy = await start_proxy(url=address)
+        proxy = await start_proxy(url=address, upstream={"retries": 0})
         status, error = await post(proxy, b'{"model": "m", "messages": []}')
         assert (status, error["code"]) == (502, "upstream_unreachable")
         assert address in error["message"]
