@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
 
     config = commands.add_parser("config", help="print the commented default settings file (TOML)", epilog=_EXIT_CODES)
     config.set_defaults(run=_config)
+
+    metrics = commands.add_parser("metrics", help="print the page about all metrics (Markdown)", epilog=_EXIT_CODES)
+    metrics.set_defaults(run=_metrics)
     return parser
 
 
@@ -134,6 +137,13 @@ def _config(_options: argparse.Namespace) -> int:
     from proxy.settings_sources import default_file
 
     print(default_file(), end="")
+    return OK
+
+
+def _metrics(_options: argparse.Namespace) -> int:
+    from proxy.metrics_page import metrics_page
+
+    print(metrics_page(), end="")
     return OK
 
 

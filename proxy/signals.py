@@ -26,11 +26,9 @@ from detectors.verdict import (
 )
 from proxy.answers import ChatAnswer, RefusalForm
 from proxy.exchange import ChatRequest, Mode
-from proxy.metrics import Metrics
+from proxy.metrics import OTHER_LANGUAGE, Metrics
 
 logger = logging.getLogger(__name__)
-
-OTHER_LANGUAGE = "other"
 
 
 @dataclass(frozen=True, slots=True)
