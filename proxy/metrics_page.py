@@ -32,8 +32,8 @@ Counters without a language exist from the start, at zero, so that a first event
 
 `rass-proxy serve --workers N` runs N processes on one socket. `/metrics`, whichever of them answers it, shows the sum
 over all workers, those that ended included. `rass_mode` and `rass_canary` show what any living worker says, so two
-modes or states at once mean that workers differ; `rass_bundle_in_use` is that of the worker that answered. A worker that ends
-is replaced and counted; more than 5 within a minute end the proxy with exit code 1.
+modes or states at once mean that workers differ; `rass_bundle_in_use` is that of the worker that answered. A worker
+that ends is replaced and counted; more than 5 within a minute end the proxy with exit code 1.
 
 Some limits hold for each worker, so that N workers allow N times as much: `upstream.connections`, and `recovery.burst`.
 `recovery.max_upstream_share` stays the share that it says, because each worker earns from what it serves. Limits of one
