@@ -4,7 +4,7 @@ Label values are bounded: modes, actions, zones, steps and results are closed se
 and a language outside of ``LANGUAGES`` becomes ``other``. No requested model, key, user or prompt is ever a label.
 
 Several worker processes share their figures through prometheus_client's multiprocess mode, which is chosen when that
-package is imported (`proxy.workers` sees to it). Hence no ``Info`` or ``Enum``, and a mode for every gauge.
+package is imported (`proxy.shared_figures` sees to it). Hence no ``Info`` or ``Enum``, and a mode for every gauge.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
+from proxy.shared_figures import SHARED_FOLDER_VARIABLE
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SHARED_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Names the folder in which worker processes share their figures; prometheus_client reads it at its import."""
 
 OTHER_LANGUAGE = "other"
 LANGUAGES = frozenset(
