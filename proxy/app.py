@@ -13,7 +13,6 @@ from proxy.gate import Gate
 from proxy.held_streams import HeldStreams
 from proxy.ledger import Ledger
 from proxy.metric_labels import start_at_zero
-from proxy.metrics import CanaryState
 from proxy.readiness import ReadinessCheck
 from proxy.recovery import Recovery
 from proxy.routes import build_routes
@@ -56,9 +55,8 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
     start_at_zero(deps.metrics)
     for mode in Mode:
         deps.metrics.mode.labels(mode).set(mode is settings.mode)
-    if deps.bundle is not None:
-        deps.metrics.bundle_in_use.use(deps.bundle.digest, deps.bundle.manifest.model.id)
-    deps.metrics.canary_is(CanaryState.OFF)
+    bundle = deps.bundle
+    deps.metrics.bundle_in_use.use(*(("none", "none") if bundle is None else (bundle.digest, bundle.manifest.model.id)))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -14,7 +14,7 @@ from proxy.answers import RefusalForm
 from proxy.errors import UpstreamError
 from proxy.exchange import Action, Mode
 from proxy.ledger import KINDS
-from proxy.metrics import LANGUAGES, OTHER_LANGUAGE, BundleInUse, CanaryState, Metrics
+from proxy.metrics import LANGUAGES, OTHER_LANGUAGE, BundleInUse, Metrics
 from proxy.policy import AttemptResult, Step
 
 AnyMetric: TypeAlias = Counter | Gauge | Histogram | BundleInUse
@@ -34,6 +34,7 @@ def _codes(error: type[UpstreamError]) -> Iterator[str]:
         yield from _codes(kind)
 
 
+# Where one name means different things to different metrics, the key is the metric's name, a full stop and the label's.
 LABELS: Mapping[str, Label] = {
     "outcome": Label(
         "what was done with a request, the words of `x-rass-action`",
@@ -49,8 +50,7 @@ LABELS: Mapping[str, Label] = {
     "step": Label("the rung of the recovery ladder", tuple(Step)),
     "result": Label("how an attempt ended; only `answered` is delivered", tuple(AttemptResult)),
     "budget": Label("which budget ended a recovery", ("time", "upstream_share")),
-    "token": Label("which side of an attempt", ("prompt", "completion")),
-    "source": Label("who counted", ("reported", "estimated")),
+    "estimated": Label("whether the tokens were estimated, for want of the upstream's own figure", ("true", "false")),
     "zone": Label("the side of the safety boundary", tuple(Zone)),
     "detector": Label("which detector", ("refusal", "language", "boundary", "answer_harm")),
     "purpose": Label(
@@ -59,10 +59,16 @@ LABELS: Mapping[str, Label] = {
     ),
     "code": Label("the error's code, as in OpenAI error bodies", tuple(dict.fromkeys(_codes(UpstreamError)))),
     "verdict": Label("what the head of a stream was taken for", ("answer", "refusal")),
-    "state": Label("what the canary has found", tuple(CanaryState)),
     "bundle": Label("digest of the bundle, or `none`", None),
     "model": Label("id of the model that the bundle was measured on, or `none`", None),
 }
+
+
+def label_of(metric: str, label: str) -> tuple[str, Label]:
+    """Return what a label of a metric may say, and the key in ``LABELS`` that it stands under."""
+    key = f"{metric}.{label}"
+    key = key if key in LABELS else label
+    return key, LABELS[key]
 
 
 def labelled(metrics: Metrics) -> dict[str, tuple[AnyMetric, tuple[str, ...]]]:
@@ -83,7 +89,7 @@ def start_at_zero(metrics: Metrics) -> None:
 
     Those by language are left to appear: all of them would be hundreds of series that most proxies never need.
     """
-    for each, labelnames in labelled(metrics).values():
+    for metric, (each, labelnames) in labelled(metrics).items():
         if isinstance(each, Counter) and labelnames and "language" not in labelnames:
-            for values in product(*(LABELS[name].values or () for name in labelnames)):
+            for values in product(*(label_of(metric, label)[1].values or () for label in labelnames)):
                 each.labels(*values)

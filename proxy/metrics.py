@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 from bisect import bisect_left
 from collections.abc import Iterable
-from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -36,15 +35,6 @@ _FAST = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class CanaryState(StrEnum):
-    """What the recurring check that steering acts has found; ``OFF``: none runs."""
-
-    OFF = "off"
-    PENDING = "pending"
-    PASSED = "passed"
-    FAILED = "failed"
-
-
 class BundleInUse(Collector):
     """``rass_bundle_in_use``: exactly one series, replaced when a bundle is swapped.
 
@@ -59,12 +49,8 @@ class BundleInUse(Collector):
         registry.register(self)
 
     def use(self, digest: str, model: str) -> None:
-        """Say which bundle is in use from now on, and which model it was measured on."""
+        """Say which bundle is in use from now on, and which model it was measured on; ``none`` twice for no bundle."""
         self._series = (digest, model)
-
-    def use_none(self) -> None:
-        """Say that there is no bundle."""
-        self._series = ("none", "none")
 
     def collect(self) -> Iterable[Metric]:
         """Return the one series."""
@@ -112,8 +98,8 @@ class Metrics:
         )
         self.recovery_tokens = Counter(
             "rass_recovery_tokens_total",
-            "Tokens that attempts cost, as the upstream reported them or as estimated.",
-            ("step", "token", "source"),
+            "Tokens of prompts and answers spent on recovery by step; estimated where the upstream reported none.",
+            ("step", "estimated"),
             registry=self.registry,
         )
         self.zones = Counter(
@@ -184,10 +170,9 @@ class Metrics:
             "rass_mode", "1 for the configured mode.", ("mode",), registry=self.registry, multiprocess_mode="livemax"
         )
         self.bundle_in_use = BundleInUse(self.registry)
-        self.canary = Gauge(
-            "rass_canary",
-            "1 for what the recurring check that steering acts has found; off where none runs.",
-            ("state",),
+        self.canary_failing = Gauge(
+            "rass_canary_failing",
+            "1 while the canary holds the mode down to observe because the engine does not steer as it is asked.",
             registry=self.registry,
             multiprocess_mode="livemax",
         )
@@ -204,11 +189,6 @@ class Metrics:
         bucket = bisect_left(DISTANCES, h)
         bound = DISTANCES[bucket] if bucket < len(DISTANCES) else DISTANCES[-1] + 1.0
         self.distance.labels(language_label(language)).observe(bound)
-
-    def canary_is(self, state: CanaryState) -> None:
-        """Say what the canary has found; with several workers every worker's finding shows."""
-        for each in CanaryState:
-            self.canary.labels(each).set(each is state)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format; those of all workers where there are several."""

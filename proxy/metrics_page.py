@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.metric_labels import LABELS, labelled
+from proxy.metric_labels import Label, label_of, labelled
 from proxy.metrics import Metrics
 
 _HEAD = """# Metrics
@@ -31,9 +31,9 @@ Counters without a language exist from the start, at zero, so that a first event
 ## Several workers
 
 `rass-proxy serve --workers N` runs N processes on one socket. `/metrics`, whichever of them answers it, shows the sum
-over all workers, those that ended included. `rass_mode` and `rass_canary` show what any living worker says, so two
-modes or states at once mean that workers differ; `rass_bundle_in_use` is that of the worker that answered. A worker
-that ends is replaced and counted; more than 5 within a minute end the proxy with exit code 1.
+over all workers, those that ended included. `rass_mode` shows what any living worker says, so two modes at once mean
+that workers differ; `rass_canary_failing` is 1 if any worker's canary fails; `rass_bundle_in_use` is that of the worker
+that answered. A worker that ends is replaced and counted; more than 5 within a minute end the proxy with exit code 1.
 
 Some limits hold for each worker, so that N workers allow N times as much: `upstream.connections`, and `recovery.burst`.
 `recovery.max_upstream_share` stays the share that it says, because each worker earns from what it serves. Limits of one
@@ -49,15 +49,14 @@ steering, tokens, rows in the batch, requests that wait, cache held, and `rass_s
 def metrics_page() -> str:
     """Return ``docs/metrics.md``."""
     rows = []
-    used: list[str] = []
+    used: dict[str, Label] = {}
     for name, (collector, labelnames) in labelled(Metrics()).items():
         family = next(iter(collector.collect()))
-        labels = ", ".join(f"`{label}`" for label in labelnames)
-        rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
-        used += [label for label in labelnames if label not in used]
+        shown = ", ".join(f"`{label}`" for label in labelnames)
+        rows.append(f"| `{name}` | {family.type} | {shown} | {family.documentation} |")
+        used |= dict(label_of(name, label) for label in labelnames)
     values = []
-    for label in used:
-        listed = LABELS[label].values
-        shown = "one at a time" if listed is None else ", ".join(f"`{value}`" for value in listed)
-        values.append(f"| `{label}` | {LABELS[label].says} | {shown} |")
+    for key, label in used.items():
+        shown = "one at a time" if label.values is None else ", ".join(f"`{value}`" for value in label.values)
+        values.append(f"| `{key}` | {label.says} | {shown} |")
     return _HEAD + "\n".join(rows) + "\n" + _LABELS + "\n".join(values) + "\n" + _TAIL

@@ -21,7 +21,7 @@ _ALIVE_EVERY_S = 0.5
 
 
 def up_settings(flags: dict[str, object], config: Path | None, model_host: str, model_port: int) -> Settings:
-    """Return the settings of ``up``: the usual ones, but one process in mode recover, the reference bundle and model."""
+    """Return the settings of ``up``: the usual ones, but one process in mode recover and the reference bundle."""
     fixed: dict[str, object] = {
         "mode": Mode.RECOVER,
         "bundle": REFERENCE,

@@ -16,10 +16,12 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from detectors import language
 from proxy.errors import StartupError
 from proxy.metrics import Metrics
 from proxy.server import ENDING_SIGNALS, ServerFailed, ending_on_signals, listen, run_loop, running_server, url_of
@@ -60,7 +62,9 @@ class _Workers:
 
     def run(self) -> NoReturn:
         """Start all workers and replace those that end; whatever ends this, no worker is left behind."""
+        signal.signal(signal.SIGHUP, self._pass_on)
         try:
+            language.load()  # once, before the forks: they share its memory, and need not load it one by one
             for _ in range(self._settings.workers):
                 self._start()
             logger.info(
@@ -107,7 +111,8 @@ class _Workers:
         code = 1
         try:
             os.close(self._held)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING_SIGNALS)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (*ENDING_SIGNALS, signal.SIGHUP))
             run_loop(self._work(said))
             code = 0
         except SystemExit:
@@ -157,6 +162,11 @@ class _Workers:
                 code = os.waitstatus_to_exitcode(status)
                 yield pid, f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        """Give a signal to every worker: what it means to a single process, it means to each."""
+        for pid in self._running:
+            os.kill(pid, number)
+
     def _drain(self) -> None:
         for pid in self._running:
             os.kill(pid, signal.SIGTERM)
@@ -177,7 +187,7 @@ class _Workers:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (*ENDING_SIGNALS, signal.SIGHUP))
     try:
         yield
     finally:

@@ -45,6 +45,10 @@ def panel_queries() -> Iterator[tuple[str, str]]:
 QUERIES = dict(panel_queries()) | RECORDS | ALERTS
 
 
+def test_no_two_queries_have_one_name():
+    assert len(QUERIES) == len(list(panel_queries())) + len(RULES)
+
+
 @pytest.mark.parametrize("name", QUERIES)
 def test_a_query_parses_and_finds_something(prometheus, name):
     values = prometheus.values(QUERIES[name])

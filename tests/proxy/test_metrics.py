@@ -5,14 +5,14 @@ from __future__ import annotations
 from math import inf
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import Gauge
 
 import detectors
 from proxy.exchange import Mode
-from proxy.metric_labels import LABELS, labelled
-from proxy.metrics import DISTANCES, LANGUAGES, CanaryState, Metrics, language_label
+from proxy.metric_labels import LABELS, label_of, labelled
+from proxy.metrics import DISTANCES, LANGUAGES, Metrics, language_label
 from proxy.metrics_page import metrics_page
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ NAMES = {
     "rass_recoveries_total": ("counter", "step", "result"),
     "rass_recoveries_over_budget_total": ("counter", "budget"),
     "rass_recovery_attempts": ("histogram",),
-    "rass_recovery_tokens_total": ("counter", "step", "token", "source"),
+    "rass_recovery_tokens_total": ("counter", "step", "estimated"),
     "rass_zones_total": ("counter", "zone"),
     "rass_boundary_distance": ("histogram", "language"),
     "rass_detector_seconds": ("histogram", "detector"),
@@ -38,7 +38,7 @@ NAMES = {
     "rass_requests_in_flight": ("gauge",),
     "rass_mode": ("gauge", "mode"),
     "rass_bundle_in_use": ("gauge", "bundle", "model"),
-    "rass_canary": ("gauge", "state"),
+    "rass_canary_failing": ("gauge",),
     "rass_worker_restarts_total": ("counter",),
 }
 
@@ -57,6 +57,11 @@ def test_the_names_types_and_labels():
 def test_every_name_is_on_the_page_of_metrics_and_the_page_is_current():
     assert (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8") == metrics_page()
     assert all(f"| `{name}` |" in metrics_page() for name in NAMES)
+
+
+def test_every_gauge_says_how_workers_are_joined():
+    gauges = {name: each for name, (each, _) in labelled(Metrics()).items() if isinstance(each, Gauge)}
+    assert [name for name, each in gauges.items() if each._multiprocess_mode == "all"] == []  # a series for each worker
 
 
 def test_two_apps_do_not_share_counts():
@@ -105,15 +110,6 @@ def test_a_swapped_bundle_leaves_no_series_behind():
     assert seen == [{"bundle": "4567", "model": "second"}]
 
 
-@pytest.mark.parametrize("state", list(CanaryState))
-def test_the_canary_has_one_state(state):
-    metrics = Metrics()
-    for each in (*CanaryState, state):
-        metrics.canary_is(each)
-    shown = {sample.labels["state"]: sample.value for sample in samples(metrics) if sample.name == "rass_canary"}
-    assert shown == {each.value: float(each is state) for each in CanaryState}
-
-
 async def test_every_label_value_that_traffic_makes_is_a_listed_one(model, start_proxy, script, refusal, eventually):
     model.scripts["hello"] = script("Hi.")
     model.scripts[KILL] = script(refusal, steered="Use kill.")
@@ -128,13 +124,15 @@ async def test_every_label_value_that_traffic_makes_is_a_listed_one(model, start
                 await proxy.ask(prompt, stream=stream)
         sent = 2 * (len(model.scripts) + 1)
         await eventually(lambda proxy=proxy, sent=sent: proxy.total("rass_requests_total") == sent)
-        labels = {
-            (name, value)
-            for sample in samples(proxy.metrics)
-            for name, value in sample.labels.items()
-            if name not in ("le", "bundle", "model")
+        seen = {
+            (family.name + "_total" if family.type == "counter" else family.name, label, value)
+            for family in proxy.metrics.registry.collect()
+            for sample in family.samples
+            for label, value in sample.labels.items()
+            if label not in ("le", "bundle", "model")
         }
-        assert [(name, value) for name, value in sorted(labels) if value not in LABELS[name].values] == []
+        assert seen
+        assert [each for each in sorted(seen) if each[2] not in label_of(each[0], each[1])[1].values] == []
 
 
 async def test_refusals_are_counted_by_kind_form_and_language(model, start_proxy, script, refusal):
@@ -175,4 +173,4 @@ async def test_counters_start_at_zero(start_proxy):
     proxy = await start_proxy()
     page = proxy.metrics.exposition()
     assert b'rass_recoveries_total{result="harmful",step="steer"} 0.0' in page
-    assert b'rass_canary{state="off"} 1.0' in page
+    assert b"rass_canary_failing 0.0" in page
