@@ -12,6 +12,7 @@ from proxy.exchange import Mode
 from proxy.gate import Gate
 from proxy.held_streams import HeldStreams
 from proxy.ledger import Ledger
+from proxy.metric_labels import start_at_zero
 from proxy.readiness import ReadinessCheck
 from proxy.recovery import Recovery
 from proxy.routes import build_routes
@@ -51,8 +52,11 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
         held=held,
         judged_bytes=judged_bytes,
     )
+    start_at_zero(deps.metrics)
     for mode in Mode:
         deps.metrics.mode.labels(mode).set(mode is settings.mode)
+    bundle = deps.bundle
+    deps.metrics.bundle_in_use.use(*(("none", "none") if bundle is None else (bundle.digest, bundle.manifest.model.id)))
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

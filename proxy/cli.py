@@ -13,10 +13,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from proxy.settings import Settings
+
 OK, FAILED, USAGE = 0, 1, 2
 _EXIT_CODES = "exit codes: 0 ended in order, 1 failed while running, 2 wrong usage, settings, bundle or served model"
 # Flags that are settings under a shorter name; every other setting is reached with --set.
-_SETTING_FLAGS = {"upstream": "upstream.url", "bundle": "bundle", "mode": "mode", "host": "host", "port": "port"}
+_SETTING_FLAGS = {
+    "upstream": "upstream.url",
+    "bundle": "bundle",
+    "mode": "mode",
+    "host": "host",
+    "port": "port",
+    "workers": "workers",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--upstream", metavar="URL", help="address of the served model")
     serve.add_argument("--bundle", metavar="PATH", help="bundle folder, or 'reference'; mode recover needs one")
     serve.add_argument("--mode", choices=["off", "observe", "recover"], help="what to do with refusals (observe)")
+    serve.add_argument("--workers", type=int, metavar="N", help="processes that serve the port together (1)")
     _add_common(serve)
     serve.set_defaults(run=_serve)
 
@@ -56,6 +66,9 @@ def _parser() -> argparse.ArgumentParser:
 
     config = commands.add_parser("config", help="print the commented default settings file (TOML)", epilog=_EXIT_CODES)
     config.set_defaults(run=_config)
+
+    metrics = commands.add_parser("metrics", help="print the page about all metrics (Markdown)", epilog=_EXIT_CODES)
+    metrics.set_defaults(run=_metrics)
     return parser
 
 
@@ -73,16 +86,30 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from contextlib import nullcontext
+
     from proxy.errors import StartupError
-    from proxy.server import ServerFailed, run_loop, serve, set_up_logging
     from proxy.settings_sources import load_settings
+    from proxy.shared_figures import shared_figures
 
     try:
         settings = load_settings(_flags(options), options.config)
-        set_up_logging(settings.log_level)
-        run_loop(serve(settings))
+        with shared_figures() if settings.workers > 1 else nullcontext():
+            return _serve_with(settings)
     except StartupError as error:
         return _fail(f"serve: {error}", USAGE)
+
+
+def _serve_with(settings: Settings) -> int:
+    # Not before it is known whether workers share their figures: these import prometheus_client.
+    from proxy.server import ServerFailed, run_loop, serve, set_up_logging
+    from proxy.workers import serve_with_workers
+
+    set_up_logging(settings.log_level)
+    try:
+        if settings.workers > 1:
+            serve_with_workers(settings)
+        run_loop(serve(settings))
     except ServerFailed as error:
         return _fail(f"serve: {error}", FAILED)
     return OK
@@ -134,6 +161,13 @@ def _config(_options: argparse.Namespace) -> int:
     from proxy.settings_sources import default_file
 
     print(default_file(), end="")
+    return OK
+
+
+def _metrics(_options: argparse.Namespace) -> int:
+    from proxy.metrics_page import metrics_page
+
+    print(metrics_page(), end="")
     return OK
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from detectors.verdict import RefusalKind, Zone
-from proxy.answers import ChatAnswer, RefusalForm
+from proxy.answers import ChatAnswer
 from proxy.audit import Audit
 from proxy.exchange import Action, ChatRequest
 from proxy.headers import ACTION_HEADER, ATTEMPTS_HEADER, REFUSAL_HEADER, REQUEST_ID_HEADER, ZONE_HEADER
@@ -15,7 +15,8 @@ from proxy.recovery import Recovered
 from proxy.signals import Signals
 
 UNREAD = "unread"
-_KINDS = {Zone.BENIGN: "over", Zone.HARMFUL: "warranted", Zone.BAND: "unknown", Zone.UNKNOWN: "unknown"}
+KINDS = {Zone.BENIGN: "over", Zone.HARMFUL: "warranted", Zone.BAND: "unknown", Zone.UNKNOWN: "unknown"}
+"""What a refusal is called by the zone of its request; a typed or filtered one's zone is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +77,16 @@ class Ledger:
         """Count a judged exchange and write its audit row if it was flagged."""
         signals = outcome.signals
         self.count(request, outcome.action)
+        made = outcome.recovered.attempts.made
+        if made:
+            self._metrics.recovery_attempts.observe(len(made))
         if signals.boundary is not None:
             self._metrics.zones.labels(signals.zone).inc()
+            if signals.boundary.h is not None:
+                self._metrics.read_distance(signals.boundary.h, signals.language)
         if not signals.refused:
             return
-        if signals.form is RefusalForm.TEXT:
-            self._metrics.refusals.labels(_KINDS[signals.zone], signals.language).inc()
-        else:
-            self._metrics.typed_refusals.labels(signals.form).inc()
+        self._metrics.refused(KINDS[signals.zone], signals.form, signals.language)
         if self._audit is not None:
             text = "\n".join(original.texts)
             self._audit.write(

@@ -1,17 +1,64 @@
 """Every Prometheus name in one place.
 
-Label values are bounded: modes, actions, zones, steps and results are closed sets, languages are those of the bundle or
-the detector and ``other``. No model, key, user or prompt is ever a label.
+Label values are bounded: modes, actions, zones, steps and results are closed sets (`proxy.metric_labels` lists them),
+and a language outside of ``LANGUAGES`` becomes ``other``. No requested model, key, user or prompt is ever a label.
+
+Several worker processes share their figures through prometheus_client's multiprocess mode, which is chosen when that
+package is imported (`proxy.shared_figures` sees to it). Hence no ``Info`` or ``Enum``, and a mode for every gauge.
 """
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import os
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from proxy.shared_figures import SHARED_FOLDER_VARIABLE
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+OTHER_LANGUAGE = "other"
+LANGUAGES = frozenset(
+    ["ar", "de", "en", "es", "fr", "hi", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sw", "th", "tr", "vi", "zh"]
+)
+"""The languages with a label of their own: those whose refusals are recognised (`detectors/refusal_lexicon`)."""
+
+DISTANCES = (-8.0, -6.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+"""Bounds of the distance buckets, in calibrated logits; 0 is the boundary and the harmful side is positive."""
+
 _FAST = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class BundleInUse(Collector):
+    """``rass_bundle_in_use``: exactly one series, replaced when a bundle is swapped.
+
+    A collector of its own, because multiprocess mode cannot remove a series: each worker answers for itself.
+    """
+
+    name = "rass_bundle_in_use"
+    labelnames = ("bundle", "model")
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._series = ("none", "none")
+        registry.register(self)
+
+    def use(self, digest: str, model: str) -> None:
+        """Say which bundle is in use from now on, and which model it was measured on; ``none`` twice for no bundle."""
+        self._series = (digest, model)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the one series."""
+        family = GaugeMetricFamily(
+            self.name, "1 for the bundle in use and the model that it was measured on.", labels=self.labelnames
+        )
+        family.add_metric(self._series, 1.0)
+        yield family
 
 
 class Metrics:
@@ -27,14 +74,8 @@ class Metrics:
         )
         self.refusals = Counter(
             "rass_refusals_total",
-            "Full refusals in text by the request's side of the boundary (over: benign, warranted: harmful).",
-            ("kind", "language"),
-            registry=self.registry,
-        )
-        self.typed_refusals = Counter(
-            "rass_typed_refusals_total",
-            "Refusals given by type (message.refusal) or by a provider's filter; they are not recovered.",
-            ("form",),
+            "Full refusals by the request's side of the boundary, by where the refusal stood, and by language.",
+            ("kind", "form", "language"),
             registry=self.registry,
         )
         self.recoveries = Counter(
@@ -49,8 +90,27 @@ class Metrics:
             ("budget",),
             registry=self.registry,
         )
+        self.recovery_attempts = Histogram(
+            "rass_recovery_attempts",
+            "Attempts made for a request, of requests that got at least one.",
+            buckets=(1, 2, 3, 4, 6, 8),
+            registry=self.registry,
+        )
+        self.recovery_tokens = Counter(
+            "rass_recovery_tokens_total",
+            "Tokens of prompts and answers spent on recovery by step; estimated where the upstream reported none.",
+            ("step", "estimated"),
+            registry=self.registry,
+        )
         self.zones = Counter(
             "rass_zones_total", "Requests whose zone was read, by zone.", ("zone",), registry=self.registry
+        )
+        self.distance = Histogram(
+            "rass_boundary_distance",
+            "Calibrated logit that a refused request is harmful; buckets only, their sum means nothing.",
+            ("language",),
+            buckets=DISTANCES,
+            registry=self.registry,
         )
         self.detector_seconds = Histogram(
             "rass_detector_seconds",
@@ -91,12 +151,14 @@ class Metrics:
             "1 for the state of an upstream's circuit breaker.",
             ("upstream", "state"),
             registry=self.registry,
+            multiprocess_mode="livemax",
         )
         self.queue_length = Gauge(
             "rass_upstream_queue_length",
             "Requests that wait for a place at the upstream.",
             ("lane",),
             registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self.queue_seconds = Histogram(
             "rass_upstream_queue_seconds",
@@ -118,15 +180,59 @@ class Metrics:
             buckets=_SLOW,
             registry=self.registry,
         )
+        self.time_to_first_token = Histogram(
+            "rass_time_to_first_token_seconds",
+            "Seconds from a streaming request's arrival to the first bytes of its answer, hold-back included.",
+            ("mode",),
+            buckets=_SLOW,
+            registry=self.registry,
+        )
         self.recovery_seconds = Histogram(
             "rass_recovery_seconds",
             "Seconds from the decision to recover to its outcome.",
             buckets=_SLOW,
             registry=self.registry,
         )
-        self.in_flight = Gauge("rass_requests_in_flight", "Chat completions being worked on.", registry=self.registry)
-        self.mode = Gauge("rass_mode", "1 for the configured mode.", ("mode",), registry=self.registry)
+        self.in_flight = Gauge(
+            "rass_requests_in_flight",
+            "Chat completions being worked on.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.mode = Gauge(
+            "rass_mode", "1 for the configured mode.", ("mode",), registry=self.registry, multiprocess_mode="livemax"
+        )
+        self.bundle_in_use = BundleInUse(self.registry)
+        self.canary_failing = Gauge(
+            "rass_canary_failing",
+            "1 while the canary holds the mode down to observe because the engine does not steer as it is asked.",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.worker_restarts = Counter(
+            "rass_worker_restarts_total", "Worker processes that ended and were replaced.", registry=self.registry
+        )
+
+    def refused(self, kind: str, form: str, language: str) -> None:
+        """Count one full refusal."""
+        self.refusals.labels(kind, form, language_label(language)).inc()
+
+    def read_distance(self, h: float, language: str) -> None:
+        """Count a reading in its bucket. Not ``h`` itself: a sum that grows by ``h`` would give the distance away."""
+        bucket = bisect_left(DISTANCES, h)
+        bound = DISTANCES[bucket] if bucket < len(DISTANCES) else DISTANCES[-1] + 1.0
+        self.distance.labels(language_label(language)).observe(bound)
 
     def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
+        """Return all metrics in Prometheus' text format; those of all workers where there are several."""
+        registry = self.registry
+        if SHARED_FOLDER_VARIABLE in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            registry.register(self.bundle_in_use)
+        return generate_latest(registry)
+
+
+def language_label(language: str) -> str:
+    """Return the label of a language: itself, or ``other`` outside of the closed list."""
+    return language if language in LANGUAGES else OTHER_LANGUAGE

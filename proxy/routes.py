@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from time import perf_counter
 from types import MappingProxyType
 
+from prometheus_client import Histogram
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -22,6 +24,7 @@ from proxy.metrics import CONTENT_TYPE, Metrics
 from proxy.readiness import Mismatch, Readiness, Ready, Unreachable
 from proxy.recovery import COMPLETIONS_PATH
 from proxy.settings import Settings
+from proxy.stream import KEEP_ALIVE
 from proxy.upstream.protocol import Upstream, read_up_to
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ class ChatCompletions:
         """Answer one request. What goes wrong before the first byte is an OpenAI error body."""
         headers = header_map(scope)
         request_id = request_id_of(headers)
-        sent = _Sent(send)
+        sent = _Sent(send, perf_counter())
         request: ChatRequest | None = None
         with self._metrics.in_flight.track_inprogress():
             try:
@@ -72,9 +75,11 @@ class ChatCompletions:
                     raise
                 await send_reply(_internal_error_reply(request_id), send)
 
-    async def _exchange(self, request: ChatRequest, stack: AsyncExitStack, send: Send) -> Reply:
+    async def _exchange(self, request: ChatRequest, stack: AsyncExitStack, sent: _Sent) -> Reply:
         reply = await self._gate.answer(request, stack)
-        await send_reply(reply, send)
+        if request.stream and reply.status == 200:
+            sent.first_token = self._metrics.time_to_first_token.labels(request.mode)
+        await send_reply(reply, sent)
         return reply
 
     def _count(self, request: ChatRequest | None, action: Action) -> None:
@@ -83,15 +88,23 @@ class ChatCompletions:
 
 
 class _Sent:
-    """``send``, and whether it has been used: an answer that has begun can no longer become an error body."""
+    """``send``, and whether it has been used: an answer that has begun can no longer become an error body.
 
-    def __init__(self, send: Send) -> None:
+    Where ``first_token`` is set, the first bytes of the body that are no keep-alive comment are timed from ``arrived``.
+    """
+
+    def __init__(self, send: Send, arrived: float) -> None:
         self._send = send
+        self._arrived = arrived
         self.started = False
+        self.first_token: Histogram | None = None
 
     async def __call__(self, message: Message) -> None:
         self.started = True
         await self._send(message)
+        if self.first_token is not None and message.get("body", b"") not in (b"", KEEP_ALIVE):
+            self.first_token.observe(perf_counter() - self._arrived)
+            self.first_token = None
 
 
 def build_routes(

@@ -242,6 +242,13 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that serve the port together. Figures are summed over them; limits that are not of one "
+        "request (upstream.connections, recovery.burst) hold for each.",
+    )
     bundle: str | None = Field(
         default=None,
         description='Folder of the bundle that build-vectors exported, or "reference"; mode recover needs one.',

@@ -26,11 +26,9 @@ from detectors.verdict import (
 )
 from proxy.answers import ChatAnswer, RefusalForm
 from proxy.exchange import ChatRequest, Mode
-from proxy.metrics import Metrics
+from proxy.metrics import OTHER_LANGUAGE, Metrics
 
 logger = logging.getLogger(__name__)
-
-OTHER_LANGUAGE = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +138,14 @@ class Observer:
     def language(self, request: ChatRequest) -> str:
         """Return the language of the last user turn, or ``other``."""
         text = next((turn.content for turn in reversed(request.messages) if turn.role == "user"), "")
+        started = perf_counter()
         try:
             return self._detectors.language(text) or OTHER_LANGUAGE
         except Exception:
             self._failed("language")
             return OTHER_LANGUAGE
+        finally:
+            self._metrics.detector_seconds.labels("language").observe(perf_counter() - started)
 
     async def signals(self, request: ChatRequest, answer: ChatAnswer, language: str) -> Signals:
         """Gather the facts about an exchange; the request's zone is read only where it can matter."""

@@ -21,8 +21,13 @@ _ALIVE_EVERY_S = 0.5
 
 
 def up_settings(flags: dict[str, object], config: Path | None, model_host: str, model_port: int) -> Settings:
-    """Return the settings of ``up``: the usual sources, but mode recover, the reference bundle and its model."""
-    fixed = {"mode": Mode.RECOVER, "bundle": REFERENCE, "upstream.url": f"http://{model_host}:{model_port}"}
+    """Return the settings of ``up``: the usual ones, but one process in mode recover and the reference bundle."""
+    fixed: dict[str, object] = {
+        "mode": Mode.RECOVER,
+        "bundle": REFERENCE,
+        "upstream.url": f"http://{model_host}:{model_port}",
+        "workers": 1,
+    }
     return load_settings({**flags, **fixed}, config)
 
 

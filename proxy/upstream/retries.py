@@ -21,11 +21,13 @@ from proxy.metrics import Metrics
 from proxy.settings import UpstreamSettings
 from proxy.upstream.protocol import Upstream, UpstreamResponse
 
-__all__ = ["Retries", "retry_after_s"]
+__all__ = ["RETRY_REASONS", "Retries", "retry_after_s"]
 
 _PURPOSES = frozenset({"client", "attempt"})
 _STATUSES = frozenset({429, 500, 502, 503, 504})
 _NO_CONNECTION = "connection"
+RETRY_REASONS = (_NO_CONNECTION, *map(str, sorted(_STATUSES)))
+"""Why a request was sent again, as metrics say it."""
 _SECONDS = re.compile(r"\d{1,9}(\.\d+)?")
 
 

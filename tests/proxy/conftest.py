@@ -279,8 +279,13 @@ class Proxy:
             return response.status, response.headers, await response.read()
 
     def total(self, name: str, **labels: str) -> float:
-        """The value of a counter."""
-        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+        """The sum of all series of a counter that have these labels."""
+        return sum(
+            sample.value
+            for family in self.metrics.registry.collect()
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
 
 
 StartProxy = Callable[..., Awaitable[Proxy]]

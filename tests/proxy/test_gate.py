@@ -173,8 +173,8 @@ async def test_typed_refusals_filters_and_tool_calls_pass(model, start_proxy, sc
         _, headers, body = await proxy.ask(prompt)
         assert body == await raw_bytes(proxy, model, prompt)
         assert headers["x-rass-zone"] == "unread"
-    assert proxy.total("rass_typed_refusals_total", form="typed") == 1
-    assert proxy.total("rass_typed_refusals_total", form="filter") == 1
+    assert proxy.total("rass_refusals_total", form="typed") == 1
+    assert proxy.total("rass_refusals_total", form="filter") == 1
 
 
 async def test_a_language_without_a_vector_is_not_recovered(model, start_proxy, script, refusal):

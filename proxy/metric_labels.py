@@ -1,0 +1,105 @@
+"""What every label of a metric may say: closed sets, each from the type that its values come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import TypeAlias
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from detectors.verdict import Zone
+from proxy.answers import RefusalForm
+from proxy.errors import UpstreamError
+from proxy.exchange import Action, Mode
+from proxy.ledger import KINDS
+from proxy.metrics import LANGUAGES, OTHER_LANGUAGE, BundleInUse, Metrics
+from proxy.policy import AttemptResult, Step
+from proxy.upstream.breaker import BreakerState
+from proxy.upstream.retries import RETRY_REASONS
+
+AnyMetric: TypeAlias = Counter | Gauge | Histogram | BundleInUse
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One label: what it says, and every value that it takes (``None``: one value at a time, the operator's own)."""
+
+    says: str
+    values: tuple[str, ...] | None
+
+
+def _codes(error: type[UpstreamError]) -> Iterator[str]:
+    yield error.code
+    for kind in error.__subclasses__():
+        yield from _codes(kind)
+
+
+# Where one name means different things to different metrics, the key is the metric's name, a full stop and the label's.
+LABELS: Mapping[str, Label] = {
+    "outcome": Label(
+        "what was done with a request, the words of `x-rass-action`",
+        tuple(each for each in Action if each not in (Action.OBSERVING, Action.RECOVERING)),
+    ),
+    "mode": Label("the proxy's mode, or the lower one that the client asked for", tuple(Mode)),
+    "kind": Label(
+        "over: the request's zone is benign; warranted: harmful; unknown: in the band, or not read",
+        tuple(dict.fromkeys(KINDS.values())),
+    ),
+    "form": Label("where a refusal stood: in the answer's text, typed, or a provider's filter", tuple(RefusalForm)),
+    "language": Label("the language of the last user turn", (*sorted(LANGUAGES), OTHER_LANGUAGE)),
+    "step": Label("the rung of the recovery ladder", tuple(Step)),
+    "result": Label("how an attempt ended; only `answered` is delivered", tuple(AttemptResult)),
+    "budget": Label("which budget ended a recovery", ("time", "upstream_share")),
+    "estimated": Label("whether the tokens were estimated, for want of the upstream's own figure", ("true", "false")),
+    "zone": Label("the side of the safety boundary", tuple(Zone)),
+    "detector": Label("which detector", ("refusal", "language", "boundary", "answer_harm")),
+    "purpose": Label(
+        "why the upstream was asked: the client's request, an attempt, coordinates, a guard model, readiness",
+        ("client", "attempt", "reading", "judge", "check"),
+    ),
+    "code": Label("the error's code, as in OpenAI error bodies", tuple(dict.fromkeys(_codes(UpstreamError)))),
+    "rass_upstream_retries_total.reason": Label("why it was sent again: a status, or no connection", RETRY_REASONS),
+    "rass_upstream_rejected_total.reason": Label(
+        "why it was not sent: no place even to wait, too long a wait for one, or an open circuit",
+        ("queue_full", "queue_time", "circuit_open"),
+    ),
+    "upstream": Label("whose circuit breaker", ("model", "judge")),
+    "state": Label("closed: requests go; open: none does; half-open: one tries", tuple(BreakerState)),
+    "lane": Label("whose places: those of clients' requests, or of the proxy's own", ("client", "side")),
+    "verdict": Label("what the head of a stream was taken for", ("answer", "refusal")),
+    "bundle": Label("digest of the bundle, or `none`", None),
+    "model": Label("id of the model that the bundle was measured on, or `none`", None),
+}
+
+
+def label_of(metric: str, label: str) -> tuple[str, Label]:
+    """Return what a label of a metric may say, and the key in ``LABELS`` that it stands under."""
+    key = f"{metric}.{label}"
+    key = key if key in LABELS else label
+    return key, LABELS[key]
+
+
+def labelled(metrics: Metrics) -> dict[str, tuple[AnyMetric, tuple[str, ...]]]:
+    """Return every metric by its name, with its label names, in the order of their definition."""
+    found: dict[str, tuple[AnyMetric, tuple[str, ...]]] = {}
+    for each in vars(metrics).values():
+        if isinstance(each, BundleInUse):
+            found[each.name] = (each, each.labelnames)
+        elif isinstance(each, Counter | Gauge | Histogram):
+            name = next(iter(each.describe())).name
+            # The client keeps label names to itself, and an unused metric shows none in its samples.
+            found[f"{name}_total" if isinstance(each, Counter) else name] = (each, tuple(each._labelnames))
+    return found
+
+
+def start_at_zero(metrics: Metrics) -> None:
+    """Make every counter's series exist, so that its first event is an increase to Prometheus and not a beginning.
+
+    Those by language are left to appear: all of them would be hundreds of series that most proxies never need.
+    """
+    for metric, (each, labelnames) in labelled(metrics).items():
+        if isinstance(each, Counter) and labelnames and "language" not in labelnames:
+            for values in product(*(label_of(metric, label)[1].values or () for label in labelnames)):
+                each.labels(*values)
