@@ -14,13 +14,38 @@ from proxy.held_streams import HeldStreams
 from proxy.ledger import Ledger
 from proxy.readiness import ReadinessCheck
 from proxy.recovery import Recovery
+from proxy.router import Route, Router
 from proxy.routes import build_routes
-from proxy.settings import Settings
+from proxy.settings import DEFAULT_ROUTE, Settings
 from proxy.signals import Observer
 
 
 def create_app(settings: Settings, deps: Dependencies) -> Starlette:
     """Return the proxy's application; it closes ``deps`` when it shuts down."""
+    routes = [
+        _route(route.name, route.models, settings.of_route(route), deps.routes[route.name]) for route in settings.routes
+    ]
+    router = Router(routes, _route(DEFAULT_ROUTE, (), settings, deps) if settings.default_route else None)
+    for mode in Mode:
+        deps.metrics.mode.labels(mode).set(mode is settings.mode)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        await deps.close()
+
+    return Starlette(
+        routes=build_routes(
+            settings,
+            router=router,
+            metrics=deps.metrics,
+        ),
+        lifespan=lifespan,
+    )
+
+
+def _route(name: str, patterns: tuple[str, ...], settings: Settings, deps: Dependencies) -> Route:
+    """Join what serves one route's models."""
     judged_bytes = settings.limits.max_judged_bytes
     observer = Observer(deps.detectors, deps.metrics, settings.detectors.deadline_s)
     ledger = Ledger(deps.metrics, deps.audit)
@@ -51,21 +76,11 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
         held=held,
         judged_bytes=judged_bytes,
     )
-    for mode in Mode:
-        deps.metrics.mode.labels(mode).set(mode is settings.mode)
-
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        yield
-        await deps.close()
-
-    return Starlette(
-        routes=build_routes(
-            settings,
-            gate=gate,
-            upstream=deps.upstream,
-            metrics=deps.metrics,
-            check=ReadinessCheck(settings, deps.upstream, deps.bundle),
-        ),
-        lifespan=lifespan,
+    return Route(
+        name=name,
+        patterns=patterns,
+        settings=settings,
+        gate=gate,
+        upstream=deps.upstream,
+        check=ReadinessCheck(settings, deps.upstream, deps.bundle),
     )

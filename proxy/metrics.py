@@ -25,6 +25,12 @@ class Metrics:
             ("outcome", "mode"),
             registry=self.registry,
         )
+        self.route_requests = Counter(
+            "rass_route_requests_total",
+            "Chat completions by the route (of the settings) that served them.",
+            ("route",),
+            registry=self.registry,
+        )
         self.refusals = Counter(
             "rass_refusals_total",
             "Full refusals in text by the request's side of the boundary (over: benign, warranted: harmful).",

@@ -6,6 +6,7 @@ from proxy.metrics import Metrics
 
 NAMES = {
     "rass_requests": ("outcome", "mode"),
+    "rass_route_requests": ("route",),
     "rass_refusals": ("kind", "language"),
     "rass_typed_refusals": ("form",),
     "rass_recoveries": ("step", "result"),
