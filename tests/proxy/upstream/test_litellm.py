@@ -206,6 +206,19 @@ async def test_a_blocked_prompt_is_a_filters_work_whatever_its_reason(provider, 
     assert (choice["finish_reason"], choice["native_finish_reason"]) == ("content_filter", "BLOCKED_OTHER")
 
 
+async def test_a_guardrail_of_bedrock_is_a_filter(provider, ask, monkeypatch):
+    for name, value in (("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "s"), ("REGION", "eu-west-1")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    message = {"role": "assistant", "content": [{"text": "Blocked."}]}
+    usage = {"inputTokens": 1, "outputTokens": 1, "totalTokens": 2}
+    provider.body = {"output": {"message": message}, "stopReason": "guardrail_intervened", "usage": usage}
+    status, body = await ask("bedrock").whole(model="converse/anthropic.claude-3-haiku-20240307-v1:0")
+    choice = body["choices"][0]
+    assert (status, choice["message"]["content"]) == (200, "Blocked.")
+    assert (choice["finish_reason"], choice["native_finish_reason"]) == ("content_filter", "guardrail_intervened")
+    assert "client-key" not in provider.seen_headers[0]["authorization"], "a client's key must not sign"
+
+
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize(
     ("name", "events"),
