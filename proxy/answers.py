@@ -105,6 +105,16 @@ def read_completion(body: bytes) -> ChatAnswer | None:
     return answer if answer.texts else None
 
 
+FILTERED = ChatAnswer(texts=(), form=RefusalForm.FILTER, called_tools=False, steered=None)
+"""What a provider says that answers with an error because its filter struck."""
+
+
+def is_filter_error(body: bytes) -> bool:
+    """Whether an error body is that of a provider's content filter (Azure answers so with status 400)."""
+    error = (_object(body) or {}).get("error")
+    return isinstance(error, Mapping) and error.get("code") == "content_filter"
+
+
 class StreamReader:
     """Gathers a streamed completion from its bytes, split anywhere."""
 

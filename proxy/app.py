@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 
+from detectors.bundle import Bundle
 from proxy.dependencies import Dependencies
 from proxy.exchange import Mode
 from proxy.gate import Gate
@@ -15,13 +16,43 @@ from proxy.ledger import Ledger
 from proxy.metric_labels import start_at_zero
 from proxy.readiness import ReadinessCheck
 from proxy.recovery import Recovery
+from proxy.router import Route, Router
 from proxy.routes import build_routes
-from proxy.settings import Settings
+from proxy.settings import DEFAULT_ROUTE, Settings
 from proxy.signals import Observer
 
 
 def create_app(settings: Settings, deps: Dependencies) -> Starlette:
     """Return the proxy's application; it closes ``deps`` when it shuts down."""
+    routes = [
+        _route(route.name, route.models, settings.of_route(route), deps.routes[route.name]) for route in settings.routes
+    ]
+    router = Router(routes, _route(DEFAULT_ROUTE, (), settings, deps) if settings.default_route else None)
+    start_at_zero(deps.metrics)
+    for mode in Mode:
+        deps.metrics.mode.labels(mode).set(mode is settings.mode)
+    for route in router.routes:
+        deps.metrics.route_requests.labels(route.name)
+    served = {name: each.bundle for name, each in ((DEFAULT_ROUTE, deps), *deps.routes.items())}
+    deps.metrics.bundle_in_use.use({route.name: _bundle_labels(served[route.name]) for route in router.routes})
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        yield
+        await deps.close()
+
+    return Starlette(
+        routes=build_routes(settings, router=router, metrics=deps.metrics),
+        lifespan=lifespan,
+    )
+
+
+def _bundle_labels(bundle: Bundle | None) -> tuple[str, str]:
+    return ("none", "none") if bundle is None else (bundle.digest, bundle.manifest.model.id)
+
+
+def _route(name: str, patterns: tuple[str, ...], settings: Settings, deps: Dependencies) -> Route:
+    """Join what serves one route's models."""
     judged_bytes = settings.limits.max_judged_bytes
     observer = Observer(deps.detectors, deps.metrics, settings.detectors.deadline_s)
     ledger = Ledger(deps.metrics, deps.audit)
@@ -52,24 +83,11 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
         held=held,
         judged_bytes=judged_bytes,
     )
-    start_at_zero(deps.metrics)
-    for mode in Mode:
-        deps.metrics.mode.labels(mode).set(mode is settings.mode)
-    bundle = deps.bundle
-    deps.metrics.bundle_in_use.use(*(("none", "none") if bundle is None else (bundle.digest, bundle.manifest.model.id)))
-
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        yield
-        await deps.close()
-
-    return Starlette(
-        routes=build_routes(
-            settings,
-            gate=gate,
-            upstream=deps.upstream,
-            metrics=deps.metrics,
-            check=ReadinessCheck(settings, deps.upstream, deps.bundle),
-        ),
-        lifespan=lifespan,
+    return Route(
+        name=name,
+        patterns=patterns,
+        settings=settings,
+        gate=gate,
+        upstream=deps.upstream,
+        check=ReadinessCheck(settings, deps.upstream, deps.bundle),
     )

@@ -23,6 +23,7 @@ _TOOL_FIELDS = ("tools", "functions")
 
 def parse_chat_request(
     body: bytes,
+    payload: Mapping[str, object],
     headers: Mapping[str, str],
     *,
     request_id: str,
@@ -30,11 +31,10 @@ def parse_chat_request(
     allow_client_steering: bool,
     api_key: str | None,
 ) -> ChatRequest:
-    """Read a chat completion request; header names are lower-case.
+    """Read a chat completion request whose ``body`` was parsed as ``payload``; header names are lower-case.
 
-    Raises ``InvalidBody``, ``InvalidModeHeader`` or ``SteeringNotPermitted``.
+    Raises ``InvalidModeHeader`` or ``SteeringNotPermitted``.
     """
-    payload = _parse_object(body)
     if not allow_client_steering:
         for name in STEERING_FIELDS:
             if name in payload:
@@ -44,13 +44,12 @@ def parse_chat_request(
                     param=name,
                 )
     messages, text_only = _messages(payload.get("messages"))
-    model = payload.get("model")
     return ChatRequest(
         body=body,
         payload=payload,
         headers=forwarded_headers(headers, request_id, api_key),
         messages=messages,
-        model=model if isinstance(model, str) else "",
+        model=model_of(payload),
         stream=payload.get("stream") is True,
         mode=_mode(headers.get(MODE_HEADER), configured_mode),
         request_id=request_id,
@@ -59,7 +58,8 @@ def parse_chat_request(
     )
 
 
-def _parse_object(body: bytes) -> dict[str, object]:
+def parse_object(body: bytes) -> dict[str, object]:
+    """Return the JSON object that ``body`` holds; raises ``InvalidBody``."""
     try:
         payload = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -68,6 +68,12 @@ def _parse_object(body: bytes) -> dict[str, object]:
     if not isinstance(payload, dict):
         raise InvalidBody(f"the request body must be a JSON object, not {type(payload).__name__}")
     return payload
+
+
+def model_of(payload: Mapping[str, object]) -> str:
+    """Return the model's name, ``""`` where there is none."""
+    model = payload.get("model")
+    return model if isinstance(model, str) else ""
 
 
 def _mode(wanted: str | None, configured: Mode) -> Mode:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import assert_never
 
 from detectors.bundle import Bundle, BundleError, Steering, load
 from detectors.verdict import Zone
@@ -14,7 +16,7 @@ from proxy.errors import StartupError
 from proxy.exchange import Mode
 from proxy.metrics import Metrics
 from proxy.recovery import SteeringPlan
-from proxy.settings import Settings
+from proxy.settings import BoundaryKind, Settings, UpstreamKind, UpstreamSettings
 from proxy.signals import Detectors
 from proxy.steering import Dialect, DialectName, dialect
 from proxy.upstream.protocol import Upstream
@@ -24,7 +26,10 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """Everything with an outside or a cost; ``bundle`` is ``None`` where there is none to hold the upstream against."""
+    """Everything with an outside or a cost; ``bundle`` is ``None`` where there is none to hold the upstream against.
+
+    ``routes`` holds the same for each route of the settings, by name; metrics and audit are shared.
+    """
 
     upstream: Upstream
     metrics: Metrics
@@ -34,12 +39,19 @@ class Dependencies:
     bundle: Bundle | None = None
     audit: Audit | None = None
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
+    routes: Mapping[str, Dependencies] = field(default_factory=dict)
 
     async def close(self) -> None:
         """Close connections, files and whatever else was opened for them."""
-        await self.upstream.close()
+        for route in self.routes.values():
+            await route.release()
+        await self.release()
         if self.audit is not None:
             self.audit.close()
+
+    async def release(self) -> None:
+        """Close what is not shared with other routes."""
+        await self.upstream.close()
         await self.closing.aclose()
 
 
@@ -52,6 +64,14 @@ def load_bundle(settings: Settings) -> Bundle | None:
                 "give --bundle reference or the folder that build-vectors exported, or set mode to observe"
             )
         return None
+    if settings.upstream.kind is UpstreamKind.LITELLM and BoundaryKind.ACTIVATION in (
+        settings.detectors.boundary,
+        settings.detectors.answer_harm,
+    ):
+        raise StartupError(
+            f"the provider {settings.upstream.provider} gives no activations to read; set detectors.boundary and "
+            "detectors.answer_harm to judge or onnx, or leave the bundle out"
+        )
     path = reference_bundle() if settings.bundle == REFERENCE else Path(settings.bundle)
     try:
         bundle = load(path)
@@ -63,7 +83,7 @@ def load_bundle(settings: Settings) -> Bundle | None:
                 f"bundle {path} has no probe for answers, and without an answer-harm check nothing is recovered; build "
                 "it again with build-vectors, or set mode to observe"
             )
-        if settings.steering.dialect is DialectName.NONE:
+        if settings.dialect is DialectName.NONE:
             raise StartupError(
                 "mode recover needs an engine that steers; set steering.dialect to native and serve the model with "
                 "`rass serve-model`, or set mode to observe"
@@ -81,6 +101,31 @@ def reference_bundle() -> Path:
 
 async def build_dependencies(settings: Settings) -> Dependencies:
     """Make the real dependencies, inside the event loop that will serve. Raises ``StartupError``."""
+    metrics = Metrics()
+    audit = open_audit(settings.audit)
+    routes: dict[str, Dependencies] = {}
+    try:
+        for route in settings.routes:
+            try:
+                routes[route.name] = await _dependencies_of(
+                    settings.of_route(route), metrics, audit, prefix=f"{route.name}/"
+                )
+            except StartupError as error:
+                raise StartupError(f"route {route.name}: {error}") from error
+        deps = await _dependencies_of(settings, metrics, audit)
+    except BaseException:
+        for made in routes.values():
+            await made.release()
+        if audit is not None:
+            audit.close()
+        raise
+    return replace(deps, routes=routes)
+
+
+async def _dependencies_of(
+    settings: Settings, metrics: Metrics, audit: Audit | None, *, prefix: str = ""
+) -> Dependencies:
+    """Make what serves one route's models; ``prefix`` goes before the names of its upstreams in metrics."""
     from detectors.coordinates import reader_over
     from proxy.detector_choice import choose_detectors
     from proxy.upstream.http import HttpUpstream
@@ -88,20 +133,20 @@ async def build_dependencies(settings: Settings) -> Dependencies:
     from proxy.upstream.resilient import resilient
 
     bundle = load_bundle(settings)
-    metrics = Metrics()
-    upstream = resilient(HttpUpstream(settings.upstream, metrics), settings.upstream, metrics)
+    upstream = resilient(_upstream(settings.upstream, metrics), settings.upstream, metrics, name=f"{prefix}model")
     closing = AsyncExitStack()
     try:
-        judging: Upstream = upstream
+        judging = upstream
         if settings.judge.url is not None:
             towards = settings.upstream.model_copy(update={"url": settings.judge.url})
-            judging = resilient(HttpUpstream(towards, metrics), towards, metrics, name="judge", counted="judge")
+            judging = resilient(
+                HttpUpstream(towards, metrics), towards, metrics, name=f"{prefix}judge", counted="judge"
+            )
             closing.push_async_callback(judging.close)
         key = settings.upstream.api_key
         secret = None if key is None else key.get_secret_value()
         reader = reader_over(PostOverUpstream(upstream, READ_PATH, secret, purpose="reading"))
         detectors = choose_detectors(settings, bundle, reader=reader, judging=judging, closing=closing)
-        audit = open_audit(settings.audit)
     except BaseException:
         await upstream.close()
         await closing.aclose()
@@ -110,12 +155,27 @@ async def build_dependencies(settings: Settings) -> Dependencies:
         upstream=upstream,
         metrics=metrics,
         detectors=detectors,
-        dialect=dialect(settings.steering.dialect),
+        dialect=dialect(settings.dialect),
         plan=bundle.steering if bundle else nothing_recovers,
         bundle=bundle,
         audit=audit,
         closing=closing,
     )
+
+
+def _upstream(settings: UpstreamSettings, metrics: Metrics) -> Upstream:
+    """Return an upstream of the kind that settings name, unprotected; what the other kind needs is not imported."""
+    match settings.kind:
+        case UpstreamKind.OPENAI:
+            from proxy.upstream.http import HttpUpstream
+
+            return HttpUpstream(settings, metrics)
+        case UpstreamKind.LITELLM:
+            from proxy.upstream.litellm import LitellmUpstream
+
+            return LitellmUpstream(settings, metrics)
+        case _:
+            assert_never(settings.kind)
 
 
 def nothing_recovers(language: str, zone: Zone) -> Steering | None:

@@ -6,7 +6,8 @@ ProxyError                       an exchange ends with an OpenAI-shaped error bo
 │   ├── BodyTooLarge             413
 │   ├── InvalidModeHeader        400
 │   ├── SteeringNotPermitted     400  steering or engine-internal fields without the right
-│   └── PathNotRelayed           404
+│   ├── PathNotRelayed           404
+│   └── ModelNotFound            404  no route serves the model
 └── UpstreamError                the served model's side
     ├── UpstreamUnreachable      502
     ├── UpstreamTimedOut         504
@@ -87,6 +88,13 @@ class PathNotRelayed(RequestError):
 
     status = 404
     code = "path_not_relayed"
+
+
+class ModelNotFound(RequestError):
+    """No route serves the model, and there is no default route."""
+
+    status = 404
+    code = "model_not_found"
 
 
 class UpstreamError(ProxyError):

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from proxy.answers import StreamReader, read_completion
+from proxy.answers import FILTERED, StreamReader, is_filter_error, read_completion
 from proxy.errors import UpstreamError, error_event
 from proxy.exchange import Action, ChatRequest, Mode, Reply
 from proxy.headers import returned_headers
@@ -65,6 +65,8 @@ class Gate:
         streamed = response.headers.get("content-type", "").lower().startswith(_EVENT_STREAM)
         if request.mode is Mode.OFF:
             return self._relayed(request, response, Action.OFF)
+        if response.status == 400:
+            return await self._rejected(request, response)
         if response.status != 200:
             return self._relayed(request, response, Action.UPSTREAM_ERROR)
         if streamed is not request.stream or response.headers.get("content-encoding", "identity") != "identity":
@@ -87,6 +89,21 @@ class Gate:
             self._ledger.count(request, action)
 
         return Reply(response.status, headers, _rest_of(b"", response), counted)
+
+    async def _rejected(self, request: ChatRequest, response: UpstreamResponse) -> Reply:
+        """Relay an error of the request; one that a provider's content filter made is a refusal and counted as one."""
+        body, whole = await read_up_to(response, self._judged_bytes)
+        if whole and is_filter_error(body):
+            signals = await self._observer.signals(request, FILTERED, self._observer.language(request))
+            outcome = Outcome(signals, untouched("the provider's filter answered with an error"))
+            self._ledger.record(request, outcome, FILTERED)
+            own = self._ledger.outcome_headers(request, outcome)
+        else:
+            self._ledger.count(request, Action.UPSTREAM_ERROR)
+            own = self._ledger.headers(request, Action.UPSTREAM_ERROR, zone=UNREAD, attempts=0)
+        return Reply(
+            response.status, returned_headers(response.headers, own), body if whole else _rest_of(body, response)
+        )
 
     async def _whole(self, request: ChatRequest, response: UpstreamResponse) -> Reply:
         body, whole = await read_up_to(response, self._judged_bytes)

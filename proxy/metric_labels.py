@@ -24,7 +24,7 @@ AnyMetric: TypeAlias = Counter | Gauge | Histogram | BundleInUse
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One label: what it says, and every value that it takes (``None``: one value at a time, the operator's own)."""
+    """One label: what it says, and every value that it takes (``None``: those that the operator's settings name)."""
 
     says: str
     values: tuple[str, ...] | None
@@ -65,7 +65,8 @@ LABELS: Mapping[str, Label] = {
         "why it was not sent: no place even to wait, too long a wait for one, or an open circuit",
         ("queue_full", "queue_time", "circuit_open"),
     ),
-    "upstream": Label("whose circuit breaker", ("model", "judge")),
+    "route": Label("a route of the settings; `default` is what serves all other models", None),
+    "upstream": Label("whose circuit breaker: `model` or `judge`, and for a route `NAME/model` and so on", None),
     "state": Label("closed: requests go; open: none does; half-open: one tries", tuple(BreakerState)),
     "lane": Label("whose places: those of clients' requests, or of the proxy's own", ("client", "side")),
     "verdict": Label("what the head of a stream was taken for", ("answer", "refusal")),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -36,28 +36,32 @@ _SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60
 
 
 class BundleInUse(Collector):
-    """``rass_bundle_in_use``: exactly one series, replaced when a bundle is swapped.
+    """``rass_bundle_in_use``: exactly one series for each route, replaced when a bundle is swapped.
 
     A collector of its own, because multiprocess mode cannot remove a series: each worker answers for itself.
     """
 
     name = "rass_bundle_in_use"
-    labelnames = ("bundle", "model")
+    labelnames = ("route", "bundle", "model")
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._series = ("none", "none")
+        self._in_use: Mapping[str, tuple[str, str]] = {}
         registry.register(self)
 
-    def use(self, digest: str, model: str) -> None:
-        """Say which bundle is in use from now on, and which model it was measured on; ``none`` twice for no bundle."""
-        self._series = (digest, model)
+    def use(self, in_use: Mapping[str, tuple[str, str]]) -> None:
+        """Say for each route which bundle is in use from now on, by its digest, and which model it was measured on.
+
+        A route without a bundle has ``none`` for both.
+        """
+        self._in_use = in_use
 
     def collect(self) -> Iterable[Metric]:
-        """Return the one series."""
+        """Return a series for each route."""
         family = GaugeMetricFamily(
             self.name, "1 for the bundle in use and the model that it was measured on.", labels=self.labelnames
         )
-        family.add_metric(self._series, 1.0)
+        for route, (digest, model) in self._in_use.items():
+            family.add_metric((route, digest, model), 1.0)
         yield family
 
 
@@ -70,6 +74,12 @@ class Metrics:
             "rass_requests_total",
             "Chat completions by what was done with them.",
             ("outcome", "mode"),
+            registry=self.registry,
+        )
+        self.route_requests = Counter(
+            "rass_route_requests_total",
+            "Chat completions by the route that served them.",
+            ("route",),
             registry=self.registry,
         )
         self.refusals = Counter(

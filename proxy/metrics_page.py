@@ -59,6 +59,6 @@ def metrics_page() -> str:
         used |= dict(label_of(name, label) for label in labelnames)
     values = []
     for key, label in used.items():
-        shown = "one at a time" if label.values is None else ", ".join(f"`{value}`" for value in label.values)
+        shown = "from the settings" if label.values is None else ", ".join(f"`{value}`" for value in label.values)
         values.append(f"| `{key}` | {label.says} | {shown} |")
     return _HEAD + "\n".join(rows) + "\n" + _LABELS + "\n".join(values) + "\n" + _TAIL

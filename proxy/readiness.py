@@ -45,7 +45,7 @@ class ReadinessCheck:
 
     def __init__(self, settings: Settings, upstream: Upstream, bundle: Bundle | None) -> None:
         self._upstream = upstream
-        self._bundle = bundle if settings.steering.dialect is DialectName.NATIVE else None
+        self._bundle = bundle if settings.dialect is DialectName.NATIVE else None
         key = settings.upstream.api_key
         self._headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
 
@@ -61,7 +61,7 @@ class ReadinessCheck:
             return Unreachable(error.message)
         if response.status in (401, 403) and self._bundle is None:
             return Ready(())  # it is there; the clients bring their own keys
-        entries = _entries(body) if whole and response.status == 200 else None
+        entries = model_entries(body) if whole and response.status == 200 else None
         if entries is None:
             return Unreachable(
                 f"the upstream {self._upstream.address} answered {MODELS_PATH} with status {response.status} and no "
@@ -105,7 +105,7 @@ def _integer(value: object) -> int:
     return value if isinstance(value, int) else -1
 
 
-def _entries(body: bytes) -> dict[str, Mapping[str, object]] | None:
+def model_entries(body: bytes) -> dict[str, Mapping[str, object]] | None:
     try:
         payload = json.loads(body)
     except ValueError:

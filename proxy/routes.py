@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from time import perf_counter
 from types import MappingProxyType
@@ -15,17 +15,19 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from proxy.asgi import ClientGone, header_map, read_body, send_reply, while_connected
-from proxy.chat_request import parse_chat_request
+from proxy.chat_request import model_of, parse_chat_request, parse_object
 from proxy.errors import PathNotRelayed, ProxyError, error_body
 from proxy.exchange import Action, ChatRequest, Reply
 from proxy.gate import Gate
 from proxy.headers import REQUEST_ID_HEADER, forwarded_headers, request_id_of, returned_headers
 from proxy.metrics import CONTENT_TYPE, Metrics
-from proxy.readiness import Mismatch, Readiness, Ready, Unreachable
+from proxy.model_list import merged_models, readiness_page, route_states
+from proxy.readiness import Mismatch, Ready, Unreachable
 from proxy.recovery import COMPLETIONS_PATH
+from proxy.router import Router
 from proxy.settings import Settings
 from proxy.stream import KEEP_ALIVE
-from proxy.upstream.protocol import Upstream, read_up_to
+from proxy.upstream.protocol import read_up_to
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +35,9 @@ logger = logging.getLogger(__name__)
 class ChatCompletions:
     """``POST /v1/chat/completions`` as a plain ASGI application: no framework between the client and the gate."""
 
-    def __init__(self, settings: Settings, *, gate: Gate, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, *, router: Router, metrics: Metrics) -> None:
         self._settings = settings
-        self._gate = gate
+        self._router = router
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,17 +51,20 @@ class ChatCompletions:
                 if scope["method"] != "POST":
                     raise PathNotRelayed(f"{COMPLETIONS_PATH} takes POST, not {scope['method']}")
                 body = await read_body(receive, self._settings.limits.max_request_bytes)
-                key = self._settings.upstream.api_key
+                payload = parse_object(body)
+                route = self._router.route(model_of(payload))
+                self._metrics.route_requests.labels(route.name).inc()
                 request = parse_chat_request(
                     body,
+                    payload,
                     headers,
                     request_id=request_id,
-                    configured_mode=self._settings.mode,
+                    configured_mode=route.settings.mode,
                     allow_client_steering=self._settings.rights.allow_client_steering,
-                    api_key=None if key is None else key.get_secret_value(),
+                    api_key=route.api_key,
                 )
                 async with AsyncExitStack() as stack:
-                    reply = await while_connected(receive, self._exchange(request, stack, sent))
+                    reply = await while_connected(receive, self._exchange(route.gate, request, stack, sent))
                     await reply.afterwards()
             except ClientGone:
                 self._count(request, Action.CLIENT_GONE)
@@ -75,8 +80,8 @@ class ChatCompletions:
                     raise
                 await send_reply(_internal_error_reply(request_id), send)
 
-    async def _exchange(self, request: ChatRequest, stack: AsyncExitStack, sent: _Sent) -> Reply:
-        reply = await self._gate.answer(request, stack)
+    async def _exchange(self, gate: Gate, request: ChatRequest, stack: AsyncExitStack, sent: _Sent) -> Reply:
+        reply = await gate.answer(request, stack)
         if request.stream and reply.status == 200:
             sent.first_token = self._metrics.time_to_first_token.labels(request.mode)
         await send_reply(reply, sent)
@@ -107,29 +112,27 @@ class _Sent:
             self.first_token = None
 
 
-def build_routes(
-    settings: Settings,
-    *,
-    gate: Gate,
-    upstream: Upstream,
-    metrics: Metrics,
-    check: Callable[[], Awaitable[Readiness]],
-) -> Sequence[BaseRoute]:
+def build_routes(settings: Settings, *, router: Router, metrics: Metrics) -> Sequence[BaseRoute]:
     """Return all routes; the last one answers every unlisted path."""
 
     async def models(request: Request) -> Response:
         headers = {name.lower(): value for name, value in request.headers.items()}
         request_id = request_id_of(headers)
-        key = settings.upstream.api_key
+        model = request.path_params.get("model")
+        limit = settings.limits.max_judged_bytes
         try:
-            response = await upstream.send(
+            if model is None and len(router.routes) > 1:
+                merged = await merged_models(router, headers, request_id, limit)
+                return JSONResponse(merged, headers={REQUEST_ID_HEADER: request_id})
+            route = router.routes[0] if model is None else router.route(model)
+            response = await route.upstream.send(
                 "GET",
                 request.url.path,
-                headers=forwarded_headers(headers, request_id, None if key is None else key.get_secret_value()),
+                headers=forwarded_headers(headers, request_id, route.api_key),
                 purpose="client",
             )
             try:
-                body, whole = await read_up_to(response, settings.limits.max_judged_bytes)
+                body, whole = await read_up_to(response, limit)
             finally:
                 await response.close()
         except ProxyError as error:
@@ -142,8 +145,10 @@ def build_routes(
         return JSONResponse({"status": "ok"})
 
     async def readyz(_request: Request) -> Response:
-        state = await check()
-        match state:
+        if settings.routes:
+            status, page = readiness_page(router, await route_states(router))
+            return JSONResponse(page, status)
+        match state := await router.routes[0].check():
             case Ready():
                 return JSONResponse({"status": "ready", "mode": settings.mode, "models": state.models})
             case Unreachable() | Mismatch():
@@ -161,7 +166,7 @@ def build_routes(
 
     everything = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
     return [
-        Route(COMPLETIONS_PATH, ChatCompletions(settings, gate=gate, metrics=metrics)),
+        Route(COMPLETIONS_PATH, ChatCompletions(settings, router=router, metrics=metrics)),
         Route("/v1/models", models),
         Route("/v1/models/{model:path}", models),
         Route("/healthz", healthz),

@@ -16,10 +16,10 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from proxy.app import create_app
-from proxy.dependencies import build_dependencies
+from proxy.dependencies import Dependencies, build_dependencies
 from proxy.errors import StartupError
 from proxy.readiness import Mismatch, ReadinessCheck, Ready, Unreachable
-from proxy.settings import Settings
+from proxy.settings import DEFAULT_ROUTE, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -127,20 +127,28 @@ async def _checked_app(settings: Settings) -> Starlette:
     """Make the app, unless what it would serve does not fit; an upstream that does not answer yet may come later."""
     deps = await build_dependencies(settings)
     try:
-        state = await ReadinessCheck(settings, deps.upstream, deps.bundle)()
-        match state:
-            case Ready():
-                pass
-            case Unreachable():
-                logger.warning("not ready: %s; requests get an error until it answers", state.reason)
-            case Mismatch():
-                raise StartupError(state.reason)
-            case _:
-                assert_never(state)
+        if settings.default_route:
+            await _check(DEFAULT_ROUTE, settings, deps)
+        for route in settings.routes:
+            await _check(route.name, settings.of_route(route), deps.routes[route.name])
         return create_app(settings, deps)
     except BaseException:
         await deps.close()
         raise
+
+
+async def _check(route: str, settings: Settings, deps: Dependencies) -> None:
+    """Raise ``StartupError`` where a route's served model does not fit its bundle."""
+    state = await ReadinessCheck(settings, deps.upstream, deps.bundle)()
+    match state:
+        case Ready():
+            pass
+        case Unreachable():
+            logger.warning("route %s is not ready: %s; requests get an error until it answers", route, state.reason)
+        case Mismatch():
+            raise StartupError(f"route {route}: {state.reason}")
+        case _:
+            assert_never(state)
 
 
 class _Server(uvicorn.Server):

@@ -22,6 +22,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SecretStr,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -29,6 +30,7 @@ from proxy.exchange import Mode
 from proxy.steering import DialectName
 
 ENVIRONMENT_PREFIX = "RASS_PROXY_"
+DEFAULT_ROUTE = "default"
 
 
 def _http_url(value: str) -> str:
@@ -40,15 +42,57 @@ def _http_url(value: str) -> str:
     return value.rstrip("/").removesuffix("/v1")
 
 
+def _provider_url(value: str) -> str:
+    _http_url(value)
+    return value.rstrip("/")  # what follows the host, /v1 included, is the provider's
+
+
 class Group(BaseModel):
     """A table of the settings file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class UpstreamKind(StrEnum):
+    """How the proxy speaks to an upstream."""
+
+    OPENAI = "openai"
+    LITELLM = "litellm"
+
+
+class Provider(StrEnum):
+    """The providers whose own wire is read beside litellm."""
+
+    ANTHROPIC = "anthropic"
+    AZURE = "azure"
+    BEDROCK = "bedrock"
+    GEMINI = "gemini"
+    OPENAI = "openai"
+    VERTEX_AI = "vertex_ai"
+
+
 class UpstreamSettings(Group):
     """The served model behind the proxy."""
 
+    kind: UpstreamKind = Field(
+        default=UpstreamKind.OPENAI,
+        description="openai: a server at url that speaks OpenAI's wire, relayed byte for byte. litellm: a provider "
+        "that needs translating.",
+    )
+    provider: Provider | None = Field(
+        default=None,
+        description="Kind litellm: anthropic, azure, bedrock, gemini, openai (Azure's v1 address too) or vertex_ai.",
+    )
+    provider_url: Annotated[str, AfterValidator(_provider_url)] | None = Field(
+        default=None, description="Kind litellm: the provider's address where it is not its public one; azure needs it."
+    )
+    model_prefix: str = Field(
+        default="", description="Kind litellm: put before a model's name on its way to the provider."
+    )
+    models: tuple[str, ...] = Field(
+        default=(), description="Kind litellm: the names that /v1/models lists; any other may be asked for as well."
+    )
+    api_version: str = Field(default="2024-10-21", min_length=1, description="Kind litellm: Azure's API version.")
     url: Annotated[str, AfterValidator(_http_url)] = Field(
         default="http://127.0.0.1:8081", description="Address of the OpenAI-compatible server, with or without /v1."
     )
@@ -100,6 +144,16 @@ class UpstreamSettings(Group):
     keepalive_s: PositiveFloat = Field(
         default=60.0, description="How long an idle connection is kept for reuse, in seconds."
     )
+
+    @model_validator(mode="after")
+    def _names_a_provider(self) -> UpstreamSettings:
+        if self.kind is UpstreamKind.LITELLM and self.provider is None:
+            raise ValueError(f"kind litellm needs a provider; set upstream.provider to one of {', '.join(Provider)}")
+        if self.kind is UpstreamKind.OPENAI and self.provider is not None:
+            raise ValueError("a provider is for kind litellm only; set upstream.kind to litellm, or leave provider out")
+        if self.provider is Provider.AZURE and self.provider_url is None:
+            raise ValueError("provider azure needs provider_url, such as https://NAME.openai.azure.com")
+        return self
 
 
 class SteeringSettings(Group):
@@ -225,6 +279,34 @@ class AuditSettings(Group):
     )
 
 
+class RouteSettings(Group):
+    """Models that are served in their own way. A table given here takes the place of the whole one above."""
+
+    name: str = Field(
+        pattern="^[a-z0-9][a-z0-9_-]{0,39}$", description="What /readyz and the metrics call it; default is taken."
+    )
+    models: tuple[str, ...] = Field(
+        min_length=1, description='Shell patterns of model names, such as "gpt-*"; the first route that fits serves.'
+    )
+    mode: Mode | None = Field(default=None, description="Unset: as above.")
+    bundle: str | None = Field(
+        default=None, description="Unset: as above, but none where the route has an upstream of its own."
+    )
+    upstream: UpstreamSettings | None = Field(default=None, description="Unset: as above, and so are the others.")
+    steering: SteeringSettings | None = Field(default=None, description="How its served model is told to steer.")
+    recovery: RecoverySettings | None = Field(default=None, description="Its budgets of recovery.")
+    stream: StreamSettings | None = Field(default=None, description="How much of its streams' heads is held back.")
+    detectors: DetectorSettings | None = Field(default=None, description="Its detectors.")
+    judge: JudgeSettings | None = Field(default=None, description="Its guard model.")
+
+    def overrides(self) -> dict[str, object]:
+        """Return the settings that it replaces, by name."""
+        given = {name: getattr(self, name) for name in type(self).model_fields if name not in ("name", "models")}
+        given = {name: value for name, value in given.items() if value is not None}
+        # A bundle was measured on one served model: it does not go with another upstream.
+        return {"bundle": None, **given} if self.upstream is not None else given
+
+
 class Settings(BaseSettings):
     """All settings of the proxy."""
 
@@ -259,6 +341,14 @@ class Settings(BaseSettings):
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."
     )
+    routes: tuple[RouteSettings, ...] = Field(
+        default=(),
+        description="Tables of models that are served in their own way ([[routes]]; docs/providers.md). All others are "
+        "served as this file says otherwise.",
+    )
+    default_route: bool = Field(
+        default=True, description="false: a model that no route names is answered with 404 model_not_found."
+    )
     upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
     steering: SteeringSettings = Field(default_factory=SteeringSettings)
     recovery: RecoverySettings = Field(default_factory=RecoverySettings)
@@ -268,3 +358,22 @@ class Settings(BaseSettings):
     limits: LimitSettings = Field(default_factory=LimitSettings)
     rights: RightSettings = Field(default_factory=RightSettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)
+
+    @model_validator(mode="after")
+    def _routes_are_told_apart(self) -> Settings:
+        names = [DEFAULT_ROUTE, *(route.name for route in self.routes)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the route name {name!r} is taken twice; give each route a name of its own")
+        if not self.default_route and not self.routes:
+            raise ValueError("without the default route and without routes no model is served; add one to routes")
+        return self
+
+    @property
+    def dialect(self) -> DialectName:
+        """The dialect that the upstream understands: a provider behind litellm is never steered."""
+        return DialectName.NONE if self.upstream.kind is UpstreamKind.LITELLM else self.steering.dialect
+
+    def of_route(self, route: RouteSettings) -> Settings:
+        """Return the settings by which a route's models are served."""
+        return self.model_copy(update={**route.overrides(), "routes": (), "default_route": True})

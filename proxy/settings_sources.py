@@ -10,17 +10,17 @@ import difflib
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource
 
 from proxy.errors import StartupError
-from proxy.settings import ENVIRONMENT_PREFIX, Settings
+from proxy.settings import ENVIRONMENT_PREFIX, RouteSettings, Settings
 
 CONFIG_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG"
 
@@ -35,6 +35,7 @@ def load_settings(flags: Mapping[str, object], config: Path | None = None) -> Se
     if path is not None:
         content = read_file(path)
         _check_known(_dotted(content), f"settings file {path}")
+        _check_routes(content.get("routes"), f"settings file {path}")
         _merge(merged, content)
     _check_environment()
     _merge(merged, EnvSettingsSource(Settings)())
@@ -115,16 +116,24 @@ def _group(field: FieldInfo) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
+def _model_in(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the table that a field holds, or may hold, or holds several of."""
+    inner = (_group(field), *get_args(field.annotation))
+    return next((each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)), None)
+
+
 def _is_secret(key: str) -> bool:
     """Whether a dotted key, or one inside of its value, holds a secret."""
     model: type[BaseModel] = Settings
     for name in key.split("."):
+        if name.isdecimal():
+            continue  # the place of a table among several
         field = model.model_fields.get(name)
         if field is None:
             return False
         if "SecretStr" in str(field.annotation):
             return True
-        model = _group(field) or model
+        model = _model_in(field) or model
     return False
 
 
@@ -141,8 +150,25 @@ def _check_known(keys: Iterator[str], origin: str) -> None:
     known = known_keys()
     groups = [key for key in Settings.model_fields if _group(Settings.model_fields[key])]
     for key in keys:
-        if key in known or key in groups:
-            continue
+        if key not in groups:
+            _check_one(key, known, origin)
+
+
+def _check_routes(routes: object, origin: str) -> None:
+    """As `_check_known`, for the keys of each route and of its tables."""
+    known = {
+        name: tuple(model.model_fields) if (model := _model_in(field)) else ()
+        for name, field in RouteSettings.model_fields.items()
+    }
+    for position, route in enumerate(routes if isinstance(routes, list) else ()):
+        for name, value in route.items() if isinstance(route, Mapping) else ():
+            _check_one(name, known, f"{origin}: routes.{position}")
+            for below in value if isinstance(value, Mapping) and known[name] else ():
+                _check_one(below, known[name], f"{origin}: routes.{position}.{name}")
+
+
+def _check_one(key: str, known: Collection[str], origin: str) -> None:
+    if key not in known:
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
         raise StartupError(f"{origin}: unknown key {key!r}; the nearest known one is {nearest[0]!r}")
 

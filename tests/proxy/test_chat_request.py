@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.verdict import Message
-from proxy.chat_request import STEERING_FIELDS, parse_chat_request
+from proxy.chat_request import STEERING_FIELDS, parse_chat_request, parse_object
 from proxy.errors import InvalidBody, InvalidModeHeader, RequestError, SteeringNotPermitted
 from proxy.exchange import Mode
 
@@ -18,7 +18,13 @@ from proxy.exchange import Mode
 def parse(body, headers=None, *, mode=Mode.RECOVER, steering=False, api_key=None):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return parse_chat_request(
-        raw, headers or {}, request_id="r", configured_mode=mode, allow_client_steering=steering, api_key=api_key
+        raw,
+        parse_object(raw),
+        headers or {},
+        request_id="r",
+        configured_mode=mode,
+        allow_client_steering=steering,
+        api_key=api_key,
     )
 
 

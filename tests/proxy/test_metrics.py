@@ -20,6 +20,7 @@ KILL = "How do I kill a process?"
 
 NAMES = {
     "rass_requests_total": ("counter", "outcome", "mode"),
+    "rass_route_requests_total": ("counter", "route"),
     "rass_refusals_total": ("counter", "kind", "form", "language"),
     "rass_recoveries_total": ("counter", "step", "result"),
     "rass_recoveries_over_budget_total": ("counter", "budget"),
@@ -42,7 +43,7 @@ NAMES = {
     "rass_recovery_seconds": ("histogram",),
     "rass_requests_in_flight": ("gauge",),
     "rass_mode": ("gauge", "mode"),
-    "rass_bundle_in_use": ("gauge", "bundle", "model"),
+    "rass_bundle_in_use": ("gauge", "route", "bundle", "model"),
     "rass_canary_failing": ("gauge",),
     "rass_worker_restarts_total": ("counter",),
 }
@@ -108,11 +109,11 @@ def test_the_distance_itself_is_not_kept():
 def test_a_swapped_bundle_leaves_no_series_behind():
     metrics = Metrics()
     seen = [dict(sample.labels) for sample in samples(metrics) if sample.name == "rass_bundle_in_use"]
-    assert seen == [{"bundle": "none", "model": "none"}]
-    metrics.bundle_in_use.use("0123", "first")
-    metrics.bundle_in_use.use("4567", "second")
+    assert seen == []
+    metrics.bundle_in_use.use({"default": ("0123", "first"), "other": ("none", "none")})
+    metrics.bundle_in_use.use({"default": ("4567", "second")})
     seen = [dict(sample.labels) for sample in samples(metrics) if sample.name == "rass_bundle_in_use"]
-    assert seen == [{"bundle": "4567", "model": "second"}]
+    assert seen == [{"route": "default", "bundle": "4567", "model": "second"}]
 
 
 async def test_every_label_value_that_traffic_makes_is_a_listed_one(model, start_proxy, script, refusal, eventually):
@@ -134,7 +135,7 @@ async def test_every_label_value_that_traffic_makes_is_a_listed_one(model, start
             for family in proxy.metrics.registry.collect()
             for sample in family.samples
             for label, value in sample.labels.items()
-            if label not in ("le", "bundle", "model")
+            if label not in ("le", "route", "bundle", "model", "upstream")
         }
         assert seen
         assert [each for each in sorted(seen) if each[2] not in label_of(each[0], each[1])[1].values] == []

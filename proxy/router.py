@@ -1,0 +1,54 @@
+"""Which route serves a model: one proxy before several upstreams, each with its own mode, bundle and ladder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from proxy.errors import ModelNotFound
+from proxy.gate import Gate
+from proxy.readiness import ReadinessCheck
+from proxy.settings import Settings
+from proxy.upstream.protocol import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Some models and what serves them; ``settings`` are the route's own, ``patterns`` shell patterns of names."""
+
+    name: str
+    patterns: tuple[str, ...]
+    settings: Settings
+    gate: Gate
+    upstream: Upstream
+    check: ReadinessCheck
+
+    @property
+    def api_key(self) -> str | None:
+        """The key that is sent upstream in place of the client's."""
+        key = self.settings.upstream.api_key
+        return None if key is None else key.get_secret_value()
+
+
+class Router:
+    """Chooses by model name: the first route that has a matching pattern, else the default one if there is one."""
+
+    def __init__(self, routes: Sequence[Route], default: Route | None) -> None:
+        self._routes = tuple(routes)
+        self._default = default
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """All routes, in the order in which they are asked; the default one is the last."""
+        return self._routes if self._default is None else (*self._routes, self._default)
+
+    def route(self, model: str) -> Route:
+        """Return the route that serves ``model``; raises ``ModelNotFound``."""
+        for route in self._routes:
+            if any(fnmatchcase(model, pattern) for pattern in route.patterns):
+                return route
+        if self._default is None:
+            patterns = ", ".join(pattern for route in self._routes for pattern in route.patterns)
+            raise ModelNotFound(f"no route serves the model {model!r}; there are routes for {patterns}", param="model")
+        return self._default

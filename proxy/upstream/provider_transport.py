@@ -1,0 +1,70 @@
+"""The connection under litellm: ours, shared by all requests of one upstream, and read along with.
+
+Imported only where an upstream is of kind litellm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+
+from proxy.upstream.provider_wire import ProviderWire
+
+
+class WatchedTransport(httpx.AsyncBaseTransport):
+    """Sends one exchange's requests over a shared transport and shows the answer's bytes to ``wire``.
+
+    litellm's client sends a request again after a connection error, and then closes the transport that it was given.
+    Neither happens here: what has failed once fails again without being sent, and closing is left to the owner.
+    """
+
+    def __init__(self, shared: httpx.AsyncBaseTransport, wire: ProviderWire) -> None:
+        self._shared = shared
+        self._wire = wire
+        self._answer: httpx.AsyncByteStream | None = None
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; raises what the shared transport raises."""
+        if self._wire.failure is not None:
+            raise self._wire.failure
+        request.headers["accept-encoding"] = "identity"  # so that the bytes can be read here
+        self._wire.sent = True
+        try:
+            response = await self._shared.handle_async_request(request)
+        except httpx.TransportError as error:
+            self._wire.failure = error
+            raise
+        self._wire.begin(response.status_code, {name.lower(): value for name, value in response.headers.items()})
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        self._answer = response.stream = _WatchedStream(response.stream, self._wire)
+        return response
+
+    async def end(self) -> None:
+        """Give the answer's connection back, or end it where bytes are left: the provider's work is then cancelled."""
+        if self._answer is not None:
+            await self._answer.aclose()
+
+    async def aclose(self) -> None:
+        """Leave the shared transport open."""
+
+
+class _WatchedStream(httpx.AsyncByteStream):
+    """A body that is shown to ``wire`` as it is read."""
+
+    def __init__(self, stream: httpx.AsyncByteStream, wire: ProviderWire) -> None:
+        self._stream = stream
+        self._wire = wire
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._stream:
+                self._wire.feed(chunk)
+                yield chunk
+        except httpx.TransportError as error:
+            self._wire.failure = error
+            raise
+        self._wire.end()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
