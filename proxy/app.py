@@ -7,33 +7,30 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 
+from proxy.attempts import Attempts
+from proxy.budgets import Budgets, KeyBudgets, ShareBudget
+from proxy.clarify import clarify_exists, load_notes
 from proxy.dependencies import Dependencies
 from proxy.exchange import Mode
 from proxy.gate import Gate
 from proxy.held_streams import HeldStreams
 from proxy.ledger import Ledger
 from proxy.readiness import ReadinessCheck
-from proxy.recovery import Recovery
+from proxy.recovery import COMPLETIONS_PATH, Recovery
 from proxy.routes import build_routes
 from proxy.settings import Settings
+from proxy.shadow import Shadow
 from proxy.signals import Observer
+from proxy.steer_first import SteerFirst
+from proxy.steps import Steps
 
 
 def create_app(settings: Settings, deps: Dependencies) -> Starlette:
     """Return the proxy's application; it closes ``deps`` when it shuts down."""
     judged_bytes = settings.limits.max_judged_bytes
-    observer = Observer(deps.detectors, deps.metrics, settings.detectors.deadline_s)
+    observer = Observer(deps.detectors, deps.metrics, settings.detectors.deadline_s, settings.recovery.rules)
     ledger = Ledger(deps.metrics, deps.audit)
-    recovery = Recovery(
-        settings.recovery,
-        upstream=deps.upstream,
-        dialect=deps.dialect,
-        plan=deps.plan,
-        observer=observer,
-        metrics=deps.metrics,
-        answer_limit_bytes=judged_bytes,
-        stream_limit_bytes=settings.stream.buffer_bytes,
-    )
+    recovery = _recovery(settings, deps, observer)
     held = HeldStreams(
         settings.stream,
         observer=observer,
@@ -43,12 +40,16 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
         judged_bytes=judged_bytes,
         drain_limit_s=settings.recovery.time_limit_s,
     )
+    steer_first = SteerFirst(observer=observer, recovery=recovery, ledger=ledger, metrics=deps.metrics)
+    shadow = Shadow(recovery=recovery, ledger=ledger, metrics=deps.metrics, limit=settings.recovery.shadow_tasks)
     gate = Gate(
         upstream=deps.upstream,
         observer=observer,
         recovery=recovery,
         ledger=ledger,
         held=held,
+        steer_first=steer_first,
+        shadow=shadow,
         judged_bytes=judged_bytes,
     )
     for mode in Mode:
@@ -57,6 +58,7 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
+        await shadow.close()
         await deps.close()
 
     return Starlette(
@@ -68,4 +70,38 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
             check=ReadinessCheck(settings, deps.upstream, deps.bundle),
         ),
         lifespan=lifespan,
+    )
+
+
+def _recovery(settings: Settings, deps: Dependencies, observer: Observer) -> Recovery:
+    chosen = settings.recovery
+    steps = Steps(
+        chosen.ladder,
+        rules=chosen.rules,
+        upstream=deps.upstream,
+        dialect=deps.dialect,
+        plan=deps.plan,
+        notes=load_notes() if clarify_exists(chosen.clarify, deps.bundle) else None,
+        fallback=deps.fallback,
+    )
+    attempts = Attempts(
+        steps,
+        path=COMPLETIONS_PATH,
+        dialect=deps.dialect,
+        observer=observer,
+        answer_limit_bytes=settings.limits.max_judged_bytes,
+        stream_limit_bytes=settings.stream.buffer_bytes,
+    )
+    budgets = Budgets(
+        whole=ShareBudget(chosen.max_upstream_share, chosen.burst),
+        keys=KeyBudgets(chosen.max_key_share, chosen.key_burst, chosen.tracked_keys),
+    )
+    return Recovery(
+        chosen,
+        rules=chosen.rules,
+        steps=steps,
+        attempts=attempts,
+        budgets=budgets,
+        observer=observer,
+        metrics=deps.metrics,
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from detectors.verdict import Message
 from proxy.errors import InvalidBody, InvalidModeHeader, SteeringNotPermitted
-from proxy.exchange import ChatRequest, Mode
+from proxy.exchange import ChatRequest, Mode, ModeSource
 from proxy.headers import MODE_HEADER, forwarded_headers
 
 # What engines and their plugins take their orders from; some of them run pickled code that they are sent.
@@ -45,6 +45,7 @@ def parse_chat_request(
                 )
     messages, text_only = _messages(payload.get("messages"))
     model = payload.get("model")
+    mode = _mode(headers.get(MODE_HEADER), configured_mode)
     return ChatRequest(
         body=body,
         payload=payload,
@@ -52,7 +53,8 @@ def parse_chat_request(
         messages=messages,
         model=model if isinstance(model, str) else "",
         stream=payload.get("stream") is True,
-        mode=_mode(headers.get(MODE_HEADER), configured_mode),
+        mode=mode,
+        mode_by=ModeSource.CONFIGURATION if mode is configured_mode else ModeSource.CLIENT_HEADER,
         request_id=request_id,
         observe_only=_observe_only(payload, text_only),
         text_only=text_only,

@@ -11,12 +11,12 @@ from detectors.bundle import Bundle, BundleError, Steering, load
 from detectors.verdict import Zone
 from proxy.audit import Audit, open_audit
 from proxy.errors import StartupError
-from proxy.exchange import Mode
 from proxy.metrics import Metrics
-from proxy.recovery import SteeringPlan
+from proxy.mode_needs import check_mode
 from proxy.settings import Settings
 from proxy.signals import Detectors
-from proxy.steering import Dialect, DialectName, dialect
+from proxy.steering import Dialect, dialect
+from proxy.steps import Fallback, SteeringPlan
 from proxy.upstream.protocol import Upstream
 
 REFERENCE = "reference"
@@ -32,6 +32,7 @@ class Dependencies:
     dialect: Dialect
     plan: SteeringPlan
     bundle: Bundle | None = None
+    fallback: Fallback | None = None
     audit: Audit | None = None
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -45,29 +46,14 @@ class Dependencies:
 
 def load_bundle(settings: Settings) -> Bundle | None:
     """Load the bundle that settings name and check that it serves their mode; raises ``StartupError``."""
-    if settings.bundle is None:
-        if settings.mode is Mode.RECOVER:
-            raise StartupError(
-                "mode recover needs a bundle, which holds the steering vectors and the detector of the request's side; "
-                "give --bundle reference or the folder that build-vectors exported, or set mode to observe"
-            )
-        return None
-    path = reference_bundle() if settings.bundle == REFERENCE else Path(settings.bundle)
-    try:
-        bundle = load(path)
-    except BundleError as error:
-        raise StartupError(f"bundle: {error}") from error
-    if settings.mode is Mode.RECOVER:
-        if bundle.manifest.zones.answers is None:
-            raise StartupError(
-                f"bundle {path} has no probe for answers, and without an answer-harm check nothing is recovered; build "
-                "it again with build-vectors, or set mode to observe"
-            )
-        if settings.steering.dialect is DialectName.NONE:
-            raise StartupError(
-                "mode recover needs an engine that steers; set steering.dialect to native and serve the model with "
-                "`rass serve-model`, or set mode to observe"
-            )
+    bundle = None
+    if settings.bundle is not None:
+        path = reference_bundle() if settings.bundle == REFERENCE else Path(settings.bundle)
+        try:
+            bundle = load(path)
+        except BundleError as error:
+            raise StartupError(f"bundle: {error}") from error
+    check_mode(settings, bundle)
     return bundle
 
 
@@ -99,6 +85,9 @@ async def build_dependencies(settings: Settings) -> Dependencies:
         secret = None if key is None else key.get_secret_value()
         reader = reader_over(PostOverUpstream(upstream, READ_PATH, secret, purpose="reading"))
         detectors = choose_detectors(settings, bundle, reader=reader, judging=judging, closing=closing)
+        fallback = build_fallback(settings, metrics)
+        if fallback is not None and fallback.upstream is not None:
+            closing.push_async_callback(fallback.upstream.close)
         audit = open_audit(settings.audit)
     except BaseException:
         await upstream.close()
@@ -111,9 +100,23 @@ async def build_dependencies(settings: Settings) -> Dependencies:
         dialect=dialect(settings.steering.dialect),
         plan=bundle.steering if bundle else nothing_recovers,
         bundle=bundle,
+        fallback=fallback,
         audit=audit,
         closing=closing,
     )
+
+
+def build_fallback(settings: Settings, metrics: Metrics) -> Fallback | None:
+    """Return the model that step fallback asks, or ``None`` where none is set; whoever calls closes its upstream."""
+    from proxy.upstream.http import HttpUpstream
+
+    chosen = settings.recovery.fallback
+    if chosen.model is None:
+        return None
+    upstream = None
+    if chosen.url is not None:
+        upstream = HttpUpstream(settings.upstream.model_copy(update={"url": chosen.url}), metrics)
+    return Fallback(chosen.model, upstream, None if chosen.api_key is None else chosen.api_key.get_secret_value())
 
 
 def nothing_recovers(language: str, zone: Zone) -> Steering | None:

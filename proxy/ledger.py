@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from detectors.verdict import RefusalKind, Zone
 from proxy.answers import ChatAnswer, RefusalForm
 from proxy.audit import Audit
-from proxy.exchange import Action, ChatRequest
+from proxy.exchange import Action, ChatRequest, ModeSource
 from proxy.headers import ACTION_HEADER, ATTEMPTS_HEADER, REFUSAL_HEADER, REQUEST_ID_HEADER, ZONE_HEADER
 from proxy.metrics import Metrics
-from proxy.policy import action_of
+from proxy.policy import Answer, action_of
 from proxy.recovery import Recovered
 from proxy.signals import Signals
 
@@ -69,8 +69,10 @@ class Ledger:
         )
 
     def count(self, request: ChatRequest, action: Action) -> None:
-        """Count an exchange that was not judged."""
+        """Count an exchange that was not judged; a client that turned judging off leaves a row that says so."""
         self._metrics.requests.labels(action, request.mode).inc()
+        if action is Action.OFF and request.mode_by is ModeSource.CLIENT_HEADER and self._audit is not None:
+            self._audit.write_unjudged(request, action)
 
     def record(self, request: ChatRequest, outcome: Outcome, original: ChatAnswer) -> None:
         """Count a judged exchange and write its audit row if it was flagged."""
@@ -78,20 +80,37 @@ class Ledger:
         self.count(request, outcome.action)
         if signals.boundary is not None:
             self._metrics.zones.labels(signals.zone).inc()
-        if not signals.refused:
-            return
-        if signals.form is RefusalForm.TEXT:
+        if signals.refused and signals.form is RefusalForm.TEXT:
             self._metrics.refusals.labels(_KINDS[signals.zone], signals.language).inc()
-        else:
+        elif signals.refused:
             self._metrics.typed_refusals.labels(signals.form).inc()
-        if self._audit is not None:
-            text = "\n".join(original.texts)
-            self._audit.write(
-                request,
-                signals,
-                outcome.recovered.decision,
-                outcome.recovered.attempts,
-                outcome.action,
-                original=text,
-                delivered=outcome.recovered.text if outcome.action is Action.RECOVERED else text,
-            )
+        if self._audit is None or not (signals.refused or outcome.recovered.attempts.made):
+            return
+        text = "\n".join(original.texts)
+        changed = outcome.recovered.decision.answer is not Answer.ORIGINAL
+        self._audit.write(
+            request,
+            signals,
+            outcome.recovered.decision,
+            outcome.recovered.attempts,
+            outcome.action,
+            original=text,
+            delivered=outcome.recovered.text if changed else text,
+        )
+
+    def record_shadow(self, request: ChatRequest, outcome: Outcome, original: ChatAnswer) -> None:
+        """Count a background recovery and write a second row for its exchange: the first says what was delivered."""
+        self._metrics.shadows.labels(outcome.action).inc()
+        if self._audit is None:
+            return
+        text = "\n".join(original.texts)
+        self._audit.write(
+            request,
+            outcome.signals,
+            outcome.recovered.decision,
+            outcome.recovered.attempts,
+            outcome.action,
+            original=text,
+            delivered=text,
+            shadow=outcome.recovered.text,
+        )

@@ -33,7 +33,7 @@ class Metrics:
         )
         self.typed_refusals = Counter(
             "rass_typed_refusals_total",
-            "Refusals given by type (message.refusal) or by a provider's filter; they are not recovered.",
+            "Refusals given by type (message.refusal) or by a provider's filter; recovered only if configured.",
             ("form",),
             registry=self.registry,
         )
@@ -47,6 +47,24 @@ class Metrics:
             "rass_recoveries_over_budget_total",
             "Recoveries that were not tried, or not finished, by the budget that ended them.",
             ("budget",),
+            registry=self.registry,
+        )
+        self.recovery_tokens = Counter(
+            "rass_recovery_tokens_total",
+            "Tokens of prompts and answers spent on recovery by step; estimated where the upstream reported none.",
+            ("step", "estimated"),
+            registry=self.registry,
+        )
+        self.steered_first = Counter(
+            "rass_steered_first_total",
+            "Requests in mode steer: how the answer that was steered at once did, or why none was.",
+            ("result",),
+            registry=self.registry,
+        )
+        self.shadows = Counter(
+            "rass_shadow_recoveries_total",
+            "Recoveries that ran in the background by outcome; no client saw one.",
+            ("outcome",),
             registry=self.registry,
         )
         self.zones = Counter(
