@@ -47,6 +47,16 @@ class ProbePosition(StrEnum):
     ANSWER_END = "answer_end"
 
 
+class ValidatedStep(StrEnum):
+    """A step of the proxy's recovery that validation of a bundle can cover."""
+
+    STEER = "steer"
+    CLARIFY = "clarify"
+
+
+STEPS_UNLESS_SAID: tuple[ValidatedStep, ...] = (ValidatedStep.STEER,)
+"""What validation covered in a bundle that does not say: steering is what the pipeline validates."""
+
 PROBE_POSITIONS: Mapping[str, ProbePosition] = {
     "h": ProbePosition.ANSWER_START,
     "rho": ProbePosition.TEMPLATE_END,
@@ -147,11 +157,15 @@ class Zones:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """The outcome of validation on ``split``; ``figures`` is free-form JSON with intervals."""
+    """The outcome of validation on ``split``; ``figures`` is free-form JSON with intervals.
+
+    ``steps`` are the steps of recovery that it covered, steering always among them.
+    """
 
     passed: bool
     split: str
     figures: Mapping[str, object]
+    steps: tuple[ValidatedStep, ...] = STEPS_UNLESS_SAID
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +220,9 @@ def check(manifest: Manifest) -> None:
         for thresholds in (*table.by_language.values(), table.default) if table else ():
             if thresholds.benign_below > thresholds.harmful_above:
                 raise ManifestError("zones: benign_below must not exceed harmful_above")
+    steps = manifest.validation.steps
+    if ValidatedStep.STEER not in steps or len(set(steps)) != len(steps):
+        raise ManifestError("validation.steps must name distinct steps, with 'steer' among them")
     for name, digest in manifest.files.items():
         _check_name(name, "files")
         if name == MANIFEST_NAME or not _SHA256.fullmatch(digest):

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from detectors.manifest import (
     SCHEMA_VERSION,
+    STEPS_UNLESS_SAID,
     LanguageSteering,
     Manifest,
     ManifestError,
@@ -22,6 +23,7 @@ from detectors.manifest import (
     SteeringForm,
     SteeringPlan,
     SteeringSpan,
+    ValidatedStep,
     Validation,
     VectorSpec,
     Zones,
@@ -48,9 +50,14 @@ def parse(data: bytes) -> Manifest:
 
 
 def render(manifest: Manifest) -> bytes:
-    """Return the manifest as stable, indented UTF-8 JSON: equal manifests give equal bytes."""
+    """Return the manifest as stable, indented UTF-8 JSON: equal manifests give equal bytes.
+
+    ``validation.steps`` is left out where it says no more than its absence does.
+    """
     check(manifest)
     fields = asdict(manifest)
+    if manifest.validation.steps == STEPS_UNLESS_SAID:
+        del fields["validation"]["steps"]
     zones = fields["zones"]
     requests, answers = zones.pop("requests"), zones.pop("answers")
     zones.update(requests)
@@ -174,10 +181,14 @@ def _thresholds(node: JsonObject) -> ZoneThresholds:
 
 
 def _validation(node: JsonObject) -> Validation:
+    steps = STEPS_UNLESS_SAID
+    if node.has("steps"):
+        steps = tuple(_choice(ValidatedStep, name, "validation.steps") for name in node.texts("steps"))
     validation = Validation(
         passed=node.boolean("passed"),
         split=node.text("split"),
         figures=node.raw_object("figures"),
+        steps=steps,
     )
     node.finish()
     return validation

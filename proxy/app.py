@@ -8,6 +8,9 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 
 from detectors.bundle import Bundle
+from proxy.attempts import Attempts
+from proxy.budgets import Budgets, KeyBudgets, ShareBudget
+from proxy.clarify import clarify_exists, load_notes
 from proxy.dependencies import Dependencies
 from proxy.exchange import Mode
 from proxy.gate import Gate
@@ -15,11 +18,14 @@ from proxy.held_streams import HeldStreams
 from proxy.ledger import Ledger
 from proxy.metric_labels import start_at_zero
 from proxy.readiness import ReadinessCheck
-from proxy.recovery import Recovery
+from proxy.recovery import COMPLETIONS_PATH, Recovery
 from proxy.router import Route, Router
 from proxy.routes import build_routes
 from proxy.settings import DEFAULT_ROUTE, Settings
+from proxy.shadow import Shadow
 from proxy.signals import Observer
+from proxy.steer_first import SteerFirst
+from proxy.steps import Steps
 
 
 def create_app(settings: Settings, deps: Dependencies) -> Starlette:
@@ -39,6 +45,8 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
+        for route in router.routes:
+            await route.shadow.close()
         await deps.close()
 
     return Starlette(
@@ -54,18 +62,9 @@ def _bundle_labels(bundle: Bundle | None) -> tuple[str, str]:
 def _route(name: str, patterns: tuple[str, ...], settings: Settings, deps: Dependencies) -> Route:
     """Join what serves one route's models."""
     judged_bytes = settings.limits.max_judged_bytes
-    observer = Observer(deps.detectors, deps.metrics, settings.detectors.deadline_s)
+    observer = Observer(deps.detectors, deps.metrics, settings.detectors.deadline_s, settings.recovery.rules)
     ledger = Ledger(deps.metrics, deps.audit)
-    recovery = Recovery(
-        settings.recovery,
-        upstream=deps.upstream,
-        dialect=deps.dialect,
-        plan=deps.plan,
-        observer=observer,
-        metrics=deps.metrics,
-        answer_limit_bytes=judged_bytes,
-        stream_limit_bytes=settings.stream.buffer_bytes,
-    )
+    recovery = _recovery(settings, deps, observer)
     held = HeldStreams(
         settings.stream,
         observer=observer,
@@ -75,12 +74,16 @@ def _route(name: str, patterns: tuple[str, ...], settings: Settings, deps: Depen
         judged_bytes=judged_bytes,
         drain_limit_s=settings.recovery.time_limit_s,
     )
+    steer_first = SteerFirst(observer=observer, recovery=recovery, ledger=ledger, metrics=deps.metrics)
+    shadow = Shadow(recovery=recovery, ledger=ledger, metrics=deps.metrics, limit=settings.recovery.shadow_tasks)
     gate = Gate(
         upstream=deps.upstream,
         observer=observer,
         recovery=recovery,
         ledger=ledger,
         held=held,
+        steer_first=steer_first,
+        shadow=shadow,
         judged_bytes=judged_bytes,
     )
     return Route(
@@ -88,6 +91,41 @@ def _route(name: str, patterns: tuple[str, ...], settings: Settings, deps: Depen
         patterns=patterns,
         settings=settings,
         gate=gate,
+        shadow=shadow,
         upstream=deps.upstream,
         check=ReadinessCheck(settings, deps.upstream, deps.bundle),
+    )
+
+
+def _recovery(settings: Settings, deps: Dependencies, observer: Observer) -> Recovery:
+    chosen = settings.recovery
+    steps = Steps(
+        chosen.ladder,
+        rules=chosen.rules,
+        upstream=deps.upstream,
+        dialect=deps.dialect,
+        plan=deps.plan,
+        notes=load_notes() if clarify_exists(chosen.clarify, deps.bundle) else None,
+        fallback=deps.fallback,
+    )
+    attempts = Attempts(
+        steps,
+        path=COMPLETIONS_PATH,
+        dialect=deps.dialect,
+        observer=observer,
+        answer_limit_bytes=settings.limits.max_judged_bytes,
+        stream_limit_bytes=settings.stream.buffer_bytes,
+    )
+    budgets = Budgets(
+        whole=ShareBudget(chosen.max_upstream_share, chosen.burst),
+        keys=KeyBudgets(chosen.max_key_share, chosen.key_burst, chosen.tracked_keys),
+    )
+    return Recovery(
+        chosen,
+        rules=chosen.rules,
+        steps=steps,
+        attempts=attempts,
+        budgets=budgets,
+        observer=observer,
+        metrics=deps.metrics,
     )

@@ -1,9 +1,11 @@
-"""The audit trail: one JSON line for each refused or recovered exchange, in a file that only its owner reads."""
+"""The audit trail: a JSON line for each refused, recovered or opted-out exchange, in a file only its owner reads."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,30 +39,51 @@ class Audit:
         *,
         original: str,
         delivered: str,
+        shadow: str | None = None,
     ) -> None:
-        """Append the row of one exchange; ``original`` and ``delivered`` are answers' texts."""
+        """Append the row of one exchange.
+
+        ``original`` and ``delivered`` are answers' texts; ``shadow`` is the one that mode shadow found and kept back.
+        """
         reading = signals.boundary
-        row: dict[str, object] = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "request_id": request.request_id,
-            "model": request.model,
-            "mode": signals.mode,
-            "stream": request.stream,
+        row = self._about(request, action) | {
             "language": signals.language,
-            "action": action,
             "why": decision.why,
+            "unsteered": request.unsteered,
             "refusal": None
             if signals.refusal is None
             else {"kind": signals.refusal.kind, "score": signals.refusal.score, "form": signals.form},
             "boundary": None
             if reading is None
             else {"zone": reading.zone, "h": reading.h, "rho": reading.rho, "reason": reading.reason},
-            "attempts": [{"step": attempt.step, "result": attempt.result} for attempt in attempts.made],
+            "attempts": [asdict(attempt) for attempt in attempts.made],
         }
         if self._include_text:
             row["messages"] = [{"role": turn.role, "content": turn.content} for turn in request.messages]
             row["original"] = original
             row["delivered"] = delivered
+            if shadow is not None:
+                row["shadow"] = shadow
+        self._append(row)
+
+    def write_unjudged(self, request: ChatRequest, action: Action) -> None:
+        """Append the row of an exchange that nothing was to judge."""
+        self._append(self._about(request, action))
+
+    def _about(self, request: ChatRequest, action: Action) -> dict[str, object]:
+        """Return what every row says: which exchange it was, in which mode, and who chose that."""
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "request_id": request.request_id,
+            "key_id": request.key_id,
+            "model": request.model,
+            "mode": request.mode,
+            "mode_by": request.mode_by,
+            "stream": request.stream,
+            "action": action,
+        }
+
+    def _append(self, row: Mapping[str, object]) -> None:
         os.write(self._file, (json.dumps(row) + "\n").encode())
 
     def close(self) -> None:

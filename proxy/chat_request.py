@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from detectors.verdict import Message
 from proxy.errors import InvalidBody, InvalidModeHeader, SteeringNotPermitted
-from proxy.exchange import ChatRequest, Mode
+from proxy.exchange import ChatRequest, Mode, ModeSource
 from proxy.headers import MODE_HEADER, forwarded_headers
 
 # What engines and their plugins take their orders from; some of them run pickled code that they are sent.
@@ -44,6 +44,7 @@ def parse_chat_request(
                     param=name,
                 )
     messages, text_only = _messages(payload.get("messages"))
+    mode = _mode(headers.get(MODE_HEADER), configured_mode)
     return ChatRequest(
         body=body,
         payload=payload,
@@ -51,7 +52,8 @@ def parse_chat_request(
         messages=messages,
         model=model_of(payload),
         stream=payload.get("stream") is True,
-        mode=_mode(headers.get(MODE_HEADER), configured_mode),
+        mode=mode,
+        mode_by=ModeSource.CONFIGURATION if mode is configured_mode else ModeSource.CLIENT_HEADER,
         request_id=request_id,
         observe_only=_observe_only(payload, text_only),
         text_only=text_only,

@@ -45,9 +45,10 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="stand in front of a served model", epilog=_EXIT_CODES)
     serve.add_argument("--upstream", metavar="URL", help="address of the served model")
-    serve.add_argument("--bundle", metavar="PATH", help="bundle folder, or 'reference'; mode recover needs one")
-    serve.add_argument("--mode", choices=["off", "observe", "recover"], help="what to do with refusals (observe)")
     serve.add_argument("--workers", type=int, metavar="N", help="processes that serve the port together (1)")
+    serve.add_argument("--bundle", metavar="PATH", help="bundle folder, or 'reference'; steering needs one")
+    modes = ["off", "observe", "shadow", "recover", "steer"]
+    serve.add_argument("--mode", choices=modes, help="what to do with refusals (observe)")
     _add_common(serve)
     serve.set_defaults(run=_serve)
 

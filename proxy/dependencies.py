@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import assert_never
 
 from detectors.bundle import Bundle, BundleError, Steering, load
 from detectors.verdict import Zone
 from proxy.audit import Audit, open_audit
 from proxy.errors import StartupError
-from proxy.exchange import Mode
 from proxy.metrics import Metrics
-from proxy.recovery import SteeringPlan
-from proxy.settings import BoundaryKind, Settings, UpstreamKind, UpstreamSettings
+from proxy.mode_needs import check_mode
+from proxy.settings import Settings
 from proxy.signals import Detectors
-from proxy.steering import Dialect, DialectName, dialect
+from proxy.steering import Dialect, dialect
+from proxy.steps import Fallback, SteeringPlan
 from proxy.upstream.protocol import Upstream
 
 REFERENCE = "reference"
@@ -37,6 +36,7 @@ class Dependencies:
     dialect: Dialect
     plan: SteeringPlan
     bundle: Bundle | None = None
+    fallback: Fallback | None = None
     audit: Audit | None = None
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
     routes: Mapping[str, Dependencies] = field(default_factory=dict)
@@ -57,37 +57,14 @@ class Dependencies:
 
 def load_bundle(settings: Settings) -> Bundle | None:
     """Load the bundle that settings name and check that it serves their mode; raises ``StartupError``."""
-    if settings.bundle is None:
-        if settings.mode is Mode.RECOVER:
-            raise StartupError(
-                "mode recover needs a bundle, which holds the steering vectors and the detector of the request's side; "
-                "give --bundle reference or the folder that build-vectors exported, or set mode to observe"
-            )
-        return None
-    if settings.upstream.kind is UpstreamKind.LITELLM and BoundaryKind.ACTIVATION in (
-        settings.detectors.boundary,
-        settings.detectors.answer_harm,
-    ):
-        raise StartupError(
-            f"the provider {settings.upstream.provider} gives no activations to read; set detectors.boundary and "
-            "detectors.answer_harm to judge or onnx, or leave the bundle out"
-        )
-    path = reference_bundle() if settings.bundle == REFERENCE else Path(settings.bundle)
-    try:
-        bundle = load(path)
-    except BundleError as error:
-        raise StartupError(f"bundle: {error}") from error
-    if settings.mode is Mode.RECOVER:
-        if bundle.manifest.zones.answers is None:
-            raise StartupError(
-                f"bundle {path} has no probe for answers, and without an answer-harm check nothing is recovered; build "
-                "it again with build-vectors, or set mode to observe"
-            )
-        if settings.dialect is DialectName.NONE:
-            raise StartupError(
-                "mode recover needs an engine that steers; set steering.dialect to native and serve the model with "
-                "`rass serve-model`, or set mode to observe"
-            )
+    bundle = None
+    if settings.bundle is not None:
+        path = reference_bundle() if settings.bundle == REFERENCE else Path(settings.bundle)
+        try:
+            bundle = load(path)
+        except BundleError as error:
+            raise StartupError(f"bundle: {error}") from error
+    check_mode(settings, bundle)
     return bundle
 
 
@@ -128,25 +105,25 @@ async def _dependencies_of(
     """Make what serves one route's models; ``prefix`` goes before the names of its upstreams in metrics."""
     from detectors.coordinates import reader_over
     from proxy.detector_choice import choose_detectors
-    from proxy.upstream.http import HttpUpstream
+    from proxy.upstream.choice import open_upstream
     from proxy.upstream.post import READ_PATH, PostOverUpstream
-    from proxy.upstream.resilient import resilient
 
     bundle = load_bundle(settings)
-    upstream = resilient(_upstream(settings.upstream, metrics), settings.upstream, metrics, name=f"{prefix}model")
+    upstream = open_upstream(settings.upstream, metrics, name=f"{prefix}model")
     closing = AsyncExitStack()
     try:
         judging = upstream
         if settings.judge.url is not None:
-            towards = settings.upstream.model_copy(update={"url": settings.judge.url})
-            judging = resilient(
-                HttpUpstream(towards, metrics), towards, metrics, name=f"{prefix}judge", counted="judge"
-            )
+            towards = settings.upstream.towards(settings.judge.url)
+            judging = open_upstream(towards, metrics, name=f"{prefix}judge", counted="judge")
             closing.push_async_callback(judging.close)
         key = settings.upstream.api_key
         secret = None if key is None else key.get_secret_value()
         reader = reader_over(PostOverUpstream(upstream, READ_PATH, secret, purpose="reading"))
         detectors = choose_detectors(settings, bundle, reader=reader, judging=judging, closing=closing)
+        fallback = build_fallback(settings, metrics, name=f"{prefix}fallback")
+        if fallback is not None and fallback.upstream is not None:
+            closing.push_async_callback(fallback.upstream.close)
     except BaseException:
         await upstream.close()
         await closing.aclose()
@@ -158,24 +135,27 @@ async def _dependencies_of(
         dialect=dialect(settings.dialect),
         plan=bundle.steering if bundle else nothing_recovers,
         bundle=bundle,
+        fallback=fallback,
         audit=audit,
         closing=closing,
     )
 
 
-def _upstream(settings: UpstreamSettings, metrics: Metrics) -> Upstream:
-    """Return an upstream of the kind that settings name, unprotected; what the other kind needs is not imported."""
-    match settings.kind:
-        case UpstreamKind.OPENAI:
-            from proxy.upstream.http import HttpUpstream
+def build_fallback(settings: Settings, metrics: Metrics, *, name: str = "fallback") -> Fallback | None:
+    """Return the model that step fallback asks, or ``None`` where none is set; whoever calls closes its upstream.
 
-            return HttpUpstream(settings, metrics)
-        case UpstreamKind.LITELLM:
-            from proxy.upstream.litellm import LitellmUpstream
+    ``name`` is its upstream's in metrics.
+    """
+    from proxy.upstream.choice import open_upstream
 
-            return LitellmUpstream(settings, metrics)
-        case _:
-            assert_never(settings.kind)
+    chosen = settings.recovery.fallback
+    if chosen.model is None:
+        return None
+    upstream = None
+    if chosen.url is not None:
+        # All that it is sent are attempts, so that those open its breaker.
+        upstream = open_upstream(settings.upstream.towards(chosen.url), metrics, name=name, counted="attempt")
+    return Fallback(chosen.model, upstream, None if chosen.api_key is None else chosen.api_key.get_secret_value())
 
 
 def nothing_recovers(language: str, zone: Zone) -> Steering | None:

@@ -26,7 +26,6 @@ from detectors.refusal import TextRefusalDetector
 from detectors.runtime import RuntimeSettings
 from detectors.verdict import AnswerHarmDetector, BoundaryDetector
 from proxy.errors import StartupError
-from proxy.exchange import Mode
 from proxy.recovery import COMPLETIONS_PATH
 from proxy.settings import BoundaryKind, Settings
 from proxy.signals import Detectors
@@ -102,7 +101,7 @@ def _judge(settings: Settings, judging: Upstream, question: JudgeQuestion, *, pr
     given: tuple[float | None, float | None] = (
         (judge.answer_benign_below, judge.answer_harmful_above) if prefix else (judge.benign_below, judge.harmful_above)
     )
-    if settings.mode is Mode.RECOVER and given[0] is None:
+    if settings.mode.recovers and given[0] is None:
         raise StartupError(
             f"judge.{prefix}benign_below is unset: nothing that this judge says would count as benign, and nothing "
             "would be recovered; set it from a calibration of this judge, or set mode to observe"

@@ -10,11 +10,30 @@ from detectors.verdict import Message
 
 
 class Mode(StrEnum):
-    """What the proxy does with a refused request, from least to most."""
+    """What the proxy may do to a request, from least to most.
+
+    The order is that of what a client hands over, because a client may lower its mode and never raise it. ``OFF``:
+    bytes are relayed, nothing is judged. ``OBSERVE``: answers are judged and counted. ``SHADOW``: refused requests are
+    also sent upstream again in the background, which costs traffic, yet every client still gets the original.
+    ``RECOVER``: a refusal may be replaced, after the model has given it. ``STEER``: a request may be steered before
+    the model has said anything of its own. So lowering always takes something away, and adds nothing.
+    """
 
     OFF = "off"
     OBSERVE = "observe"
+    SHADOW = "shadow"
     RECOVER = "recover"
+    STEER = "steer"
+
+    @property
+    def recovers(self) -> bool:
+        """Whether attempts are made, delivered or not."""
+        return self in (Mode.SHADOW, Mode.RECOVER, Mode.STEER)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a client may get another answer than the original."""
+        return self in (Mode.RECOVER, Mode.STEER)
 
     def lowered_to(self, wanted: Mode) -> Mode:
         """Return the lesser of both modes: a client may ask for less, never for more."""
@@ -22,10 +41,19 @@ class Mode(StrEnum):
         return min(self, wanted, key=order.index)
 
 
+class ModeSource(StrEnum):
+    """Who chose the mode that an exchange ran in; the audit says it."""
+
+    CONFIGURATION = "configuration"
+    CLIENT_HEADER = "client header"
+
+
 class Action(StrEnum):
     """What was done, as ``x-rass-action`` says it.
 
     ``OBSERVING`` and ``RECOVERING`` are the words of streams whose headers had to leave before the outcome was known.
+    ``SHADOW_RECOVERED`` and ``SHADOW_FAILED`` say how a background recovery ended, long after its client was served:
+    they stand in audit rows and metrics and are never sent.
     """
 
     OFF = "off"
@@ -35,6 +63,9 @@ class Action(StrEnum):
     UNJUDGED = "unjudged"
     RECOVERED = "recovered"
     RECOVERY_FAILED = "recovery-failed"
+    STEERED = "steered"
+    SHADOW_RECOVERED = "shadow-recovered"
+    SHADOW_FAILED = "shadow-failed"
     OBSERVING = "observing"
     RECOVERING = "recovering"
     UPSTREAM_ERROR = "upstream-error"
@@ -49,7 +80,8 @@ class ChatRequest:
     ``body`` are the client's bytes, which go upstream unchanged; ``payload`` is the same, parsed, and never modified.
     ``headers`` are those to send upstream. ``observe_only`` says why this request is never recovered (it may have
     effects, or the detectors do not see all of it), or is ``None``; ``text_only`` is False where messages hold more
-    than text, so that no detector can judge the whole.
+    than text, so that no detector can judge the whole. ``mode_by`` says who chose the mode, ``key_id`` is the opaque
+    id of the client's key, and ``unsteered`` says why mode steer sent the request as it came.
     """
 
     body: bytes = field(repr=False)
@@ -62,6 +94,9 @@ class ChatRequest:
     request_id: str
     observe_only: str | None = None
     text_only: bool = True
+    mode_by: ModeSource = ModeSource.CONFIGURATION
+    key_id: str = "anonymous"
+    unsteered: str | None = None
 
 
 async def nothing_more() -> None:

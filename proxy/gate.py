@@ -1,7 +1,8 @@
 """The request loop: observe, decide, act.
 
 `Gate.answer` sends a request upstream and returns the reply. What it changes is only ever the body of a refusal that
-was recovered; every other byte is the upstream's. Streams that are held back are `proxy.held_streams`'s.
+was recovered, or of a request that mode steer steered at once; every other byte is the upstream's. Streams that are
+held back are `proxy.held_streams`'s.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from proxy.answers import FILTERED, StreamReader, is_filter_error, read_completion
+from proxy.answers import FILTERED, ChatAnswer, StreamReader, is_filter_error, read_completion
 from proxy.errors import UpstreamError, error_event
 from proxy.exchange import Action, ChatRequest, Mode, Reply
 from proxy.headers import returned_headers
 from proxy.held_streams import HeldStreams
 from proxy.ledger import UNREAD, Ledger, Outcome
 from proxy.recovery import COMPLETIONS_PATH, Recovery, untouched
-from proxy.signals import Observer
+from proxy.shadow import Shadow
+from proxy.signals import Observer, Signals
+from proxy.steer_first import Before, SteerFirst
 from proxy.upstream.protocol import Upstream, UpstreamResponse, read_up_to
 
 _EVENT_STREAM = "text/event-stream"
+_SHADOWED = "mode shadow delivers the original"
 
 
 @dataclass(slots=True)
@@ -43,6 +47,8 @@ class Gate:
         recovery: Recovery,
         ledger: Ledger,
         held: HeldStreams,
+        steer_first: SteerFirst,
+        shadow: Shadow,
         judged_bytes: int,
     ) -> None:
         self._upstream = upstream
@@ -50,6 +56,8 @@ class Gate:
         self._recovery = recovery
         self._ledger = ledger
         self._held = held
+        self._steer_first = steer_first
+        self._shadow = shadow
         self._judged_bytes = judged_bytes
 
     async def answer(self, request: ChatRequest, stack: AsyncExitStack) -> Reply:
@@ -57,30 +65,38 @@ class Gate:
 
         Raises an ``UpstreamError`` where the upstream gave no answer at all.
         """
-        self._recovery.budget.earn()
+        self._recovery.earn(request)
+        before = Before(request)
+        if request.mode is Mode.STEER:
+            steered = await self._steer_first.answer(request)
+            if isinstance(steered, Reply):
+                return steered
+            before, request = steered, steered.request
         response = await self._upstream.send(
             "POST", COMPLETIONS_PATH, headers=request.headers, body=request.body, purpose="client"
         )
         stack.push_async_callback(response.close)
         streamed = response.headers.get("content-type", "").lower().startswith(_EVENT_STREAM)
         if request.mode is Mode.OFF:
-            return self._relayed(request, response, Action.OFF)
+            return self._relayed(before, response, Action.OFF)
         if response.status == 400:
-            return await self._rejected(request, response)
+            return await self._rejected(before, response)
         if response.status != 200:
-            return self._relayed(request, response, Action.UPSTREAM_ERROR)
+            return self._relayed(before, response, Action.UPSTREAM_ERROR)
         if streamed is not request.stream or response.headers.get("content-encoding", "identity") != "identity":
-            return self._relayed(request, response, Action.UNJUDGED)
+            return self._relayed(before, response, Action.UNJUDGED)
         if not streamed:
-            return await self._whole(request, response)
+            return await self._whole(before, response)
         language = self._observer.language(request)
         if self._held.worth_holding(request, language):
             return await self._held.answer(request, response, language, stack)
         return self._watched(request, response, language)
 
-    def _relayed(self, request: ChatRequest, response: UpstreamResponse, action: Action) -> Reply:
+    def _relayed(self, before: Before, response: UpstreamResponse, action: Action) -> Reply:
         """Relay bytes as they arrive, unjudged."""
-        own = self._ledger.headers(request, action, attempts=0, zone=None if action is Action.OFF else UNREAD)
+        request = before.request
+        zone = None if action is Action.OFF else UNREAD
+        own = self._ledger.headers(request, action, attempts=len(before.attempts), zone=zone)
         headers = returned_headers(response.headers, own)
         if (length := response.headers.get("content-length")) is not None:
             headers["content-length"] = length
@@ -90,38 +106,58 @@ class Gate:
 
         return Reply(response.status, headers, _rest_of(b"", response), counted)
 
-    async def _rejected(self, request: ChatRequest, response: UpstreamResponse) -> Reply:
+    async def _rejected(self, before: Before, response: UpstreamResponse) -> Reply:
         """Relay an error of the request; one that a provider's content filter made is a refusal and counted as one."""
+        request = before.request
         body, whole = await read_up_to(response, self._judged_bytes)
         if whole and is_filter_error(body):
-            signals = await self._observer.signals(request, FILTERED, self._observer.language(request))
-            outcome = Outcome(signals, untouched("the provider's filter answered with an error"))
+            signals = await self._observer.signals(request, FILTERED, self._observer.language(request), before.boundary)
+            outcome = Outcome(signals, untouched("the provider's filter answered with an error", before.attempts))
             self._ledger.record(request, outcome, FILTERED)
             own = self._ledger.outcome_headers(request, outcome)
         else:
             self._ledger.count(request, Action.UPSTREAM_ERROR)
-            own = self._ledger.headers(request, Action.UPSTREAM_ERROR, zone=UNREAD, attempts=0)
+            attempts = len(before.attempts)
+            own = self._ledger.headers(request, Action.UPSTREAM_ERROR, zone=UNREAD, attempts=attempts)
         return Reply(
             response.status, returned_headers(response.headers, own), body if whole else _rest_of(body, response)
         )
 
-    async def _whole(self, request: ChatRequest, response: UpstreamResponse) -> Reply:
+    async def _whole(self, before: Before, response: UpstreamResponse) -> Reply:
+        request = before.request
         body, whole = await read_up_to(response, self._judged_bytes)
         answer = read_completion(body) if whole else None
         if answer is None:
             self._ledger.count(request, Action.UNJUDGED)
-            own = self._ledger.headers(request, Action.UNJUDGED, zone=UNREAD, attempts=0)
+            attempts = len(before.attempts)
+            own = self._ledger.headers(request, Action.UNJUDGED, zone=UNREAD, attempts=attempts)
             return Reply(
                 response.status, returned_headers(response.headers, own), body if whole else _rest_of(body, response)
             )
-        signals = await self._observer.signals(request, answer, self._observer.language(request))
-        recovered = await self._recovery.run(request, signals)
+        language = self._observer.language(request)
+        signals = await self._observer.signals(request, answer, language, before.boundary)
+        if request.mode is Mode.SHADOW:
+            return self._shadowed(request, response, signals, body, answer)
+        recovered = await self._recovery.run(request, signals, before.attempts)
         outcome = Outcome(signals, recovered)
         self._ledger.record(request, outcome, answer)
         headers = returned_headers(response.headers, self._ledger.outcome_headers(request, outcome))
         if outcome.action is Action.RECOVERED and recovered.body is not None:
             body = recovered.body
         return Reply(response.status, headers, body)
+
+    def _shadowed(
+        self, request: ChatRequest, response: UpstreamResponse, signals: Signals, body: bytes, answer: ChatAnswer
+    ) -> Reply:
+        """Return the original, and recover once the client has it."""
+        outcome = Outcome(signals, untouched(_SHADOWED))
+        self._ledger.record(request, outcome, answer)
+        headers = returned_headers(response.headers, self._ledger.outcome_headers(request, outcome))
+
+        async def recover() -> None:
+            self._shadow.start(request, signals, answer)
+
+        return Reply(response.status, headers, body, recover)
 
     def _watched(self, request: ChatRequest, response: UpstreamResponse, language: str) -> Reply:
         """Relay a stream as it arrives, and judge it once the client has it."""
@@ -150,6 +186,7 @@ class Gate:
                 signals = await self._observer.signals(request, answer, language)
                 outcome = Outcome(signals, untouched("the stream was relayed as it arrived"))
                 self._ledger.record(request, outcome, answer)
+                self._shadow.start(request, signals, answer)
 
         own = self._ledger.headers(request, Action.OBSERVING, zone=UNREAD, attempts=0)
         return Reply(response.status, returned_headers(response.headers, own), relay(), judge)

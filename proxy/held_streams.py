@@ -1,4 +1,4 @@
-"""Streams in mode recover: the head is held back, and a refused stream is replaced by a recovered answer or goes out.
+"""Streams in modes that replace: the head is held back, and a refused stream becomes a recovered answer or goes out.
 
 A refused head is drained into a bounded buffer while recovery runs. The recovered answer takes its place only if the
 original was read to its end and is, judged whole, still a refusal: a head that only looked like one changes nothing.
@@ -15,8 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from detectors.verdict import RefusalKind, RefusalVerdict
-from proxy.answers import RefusalForm
-from proxy.exchange import Action, ChatRequest, Mode, Reply
+from proxy.exchange import Action, ChatRequest, Reply
 from proxy.headers import returned_headers
 from proxy.hold_back import HeldStream, hold_head
 from proxy.ledger import UNREAD, Ledger, Outcome
@@ -57,7 +56,7 @@ class HeldStreams:
 
     def worth_holding(self, request: ChatRequest, language: str) -> bool:
         """Whether a refusal of this request could be recovered; other streams are relayed as they arrive."""
-        return request.mode is Mode.RECOVER and request.observe_only is None and self._recovery.possible(language)
+        return request.mode.replaces and request.observe_only is None and self._recovery.possible(request, language)
 
     async def answer(
         self, request: ChatRequest, response: UpstreamResponse, language: str, stack: AsyncExitStack
@@ -65,7 +64,9 @@ class HeldStreams:
         """Hold the stream's head back and return the reply; raises the ``UpstreamError`` of a stream without one."""
         held = HeldStream(response)
         started = perf_counter()
-        refuses = await hold_head(held, self._observer.head(), self._observer.judge, self._settings)
+        refuses = await hold_head(
+            held, self._observer.head(), self._observer.judge, self._settings, self._recovery.rules.forms
+        )
         verdict = "refusal" if refuses else "answer"
         self._metrics.hold_back_seconds.labels(verdict).observe(perf_counter() - started)
         if not refuses:
@@ -113,7 +114,10 @@ class HeldStreams:
         draining = asyncio.create_task(held.drain(self._settings.buffer_bytes))
         try:
             boundary = await self._observer.boundary(request, language)
-            signals = Signals(request.mode, RefusalForm.TEXT, _HEAD_REFUSES, boundary, language, request.observe_only)
+            form = held.reader.answer().form
+            signals = Signals(
+                request.mode, form, _HEAD_REFUSES, boundary, language, request.observe_only, streamed=True
+            )
             recovered = await self._recovery.run(request, signals)
             if recovered.decision.answer is Answer.ORIGINAL:
                 return Outcome(signals, recovered)
@@ -131,8 +135,8 @@ class HeldStreams:
             return Outcome(signals, recovered.instead(why))
         original = held.reader.answer()
         signals = replace(signals, form=original.form, refusal=self._observer.refusal(original))
-        if original.form is not RefusalForm.TEXT or not signals.refused:
-            return Outcome(signals, recovered.instead("the original, judged whole, is no refusal in text"))
+        if not signals.refused or original.form not in self._recovery.rules.forms:
+            return Outcome(signals, recovered.instead("the original, judged whole, is no refusal that is recovered"))
         return Outcome(signals, recovered)
 
     async def _settled(self, settling: asyncio.Task[Outcome], held: HeldStream) -> AsyncGenerator[bytes, None]:

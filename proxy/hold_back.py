@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Set
 
 from detectors.verdict import RefusalVerdict
 from proxy.answers import RefusalForm, StreamReader
@@ -83,13 +83,15 @@ async def hold_head(
     feed: Callable[[str], RefusalVerdict | None],
     judge: Callable[[str], RefusalVerdict | None],
     settings: StreamSettings,
+    recovered_forms: Set[RefusalForm],
 ) -> bool:
     """Take in the head of a stream until it is decided, and return whether it refuses.
 
     ``feed`` is an incremental detector: it takes in the next text and returns its verdict once it is sure. An undecided
     head is judged as it stands after ``head_chars`` characters, ``head_ms`` milliseconds from its first content, or
-    ``buffer_bytes`` bytes. A tool call, a typed refusal or a filter ends it at once: those are not recovered. Raises
-    the ``UpstreamError`` of a stream that fails before its head was decided.
+    ``buffer_bytes`` bytes. A tool call ends it at once, and so does a typed refusal or a filter, which counts as a
+    refusal where ``recovered_forms`` name it. Raises the ``UpstreamError`` of a stream that fails before its head was
+    decided.
     """
     text = ""
     deadline: float | None = None
@@ -104,8 +106,10 @@ async def hold_head(
         if held.ended:
             break
         answer = held.reader.answer()
-        if answer.called_tools or answer.form is not RefusalForm.TEXT:
+        if answer.called_tools:
             return False
+        if answer.form is not RefusalForm.TEXT:
+            return answer.form in recovered_forms
         if not added:
             continue
         text += added

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from detectors.verdict import RefusalKind, Zone
 from proxy.answers import ChatAnswer
 from proxy.audit import Audit
-from proxy.exchange import Action, ChatRequest
+from proxy.exchange import Action, ChatRequest, ModeSource
 from proxy.headers import ACTION_HEADER, ATTEMPTS_HEADER, REFUSAL_HEADER, REQUEST_ID_HEADER, ZONE_HEADER
 from proxy.metrics import Metrics
-from proxy.policy import action_of
+from proxy.policy import Answer, action_of
 from proxy.recovery import Recovered
 from proxy.signals import Signals
 
 UNREAD = "unread"
 KINDS = {Zone.BENIGN: "over", Zone.HARMFUL: "warranted", Zone.BAND: "unknown", Zone.UNKNOWN: "unknown"}
-"""What a refusal is called by the zone of its request; a typed or filtered one's zone is not read."""
+"""What a refusal is called by its request's zone, which is read of a typed one only if it may be recovered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,31 +70,55 @@ class Ledger:
         )
 
     def count(self, request: ChatRequest, action: Action) -> None:
-        """Count an exchange that was not judged."""
+        """Count an exchange that was not judged; a client that turned judging off leaves a row that says so."""
         self._metrics.requests.labels(action, request.mode).inc()
+        if action is Action.OFF and request.mode_by is ModeSource.CLIENT_HEADER and self._audit is not None:
+            self._audit.write_unjudged(request, action)
 
     def record(self, request: ChatRequest, outcome: Outcome, original: ChatAnswer) -> None:
         """Count a judged exchange and write its audit row if it was flagged."""
         signals = outcome.signals
         self.count(request, outcome.action)
-        made = outcome.recovered.attempts.made
-        if made:
-            self._metrics.recovery_attempts.observe(len(made))
+        self._count_attempts(outcome)
         if signals.boundary is not None:
             self._metrics.zones.labels(signals.zone).inc()
             if signals.boundary.h is not None:
                 self._metrics.read_distance(signals.boundary.h, signals.language)
-        if not signals.refused:
+        if signals.refused:
+            self._metrics.refused(KINDS[signals.zone], signals.form, signals.language)
+        if self._audit is None or not (signals.refused or outcome.recovered.attempts.made):
             return
-        self._metrics.refused(KINDS[signals.zone], signals.form, signals.language)
-        if self._audit is not None:
-            text = "\n".join(original.texts)
-            self._audit.write(
-                request,
-                signals,
-                outcome.recovered.decision,
-                outcome.recovered.attempts,
-                outcome.action,
-                original=text,
-                delivered=outcome.recovered.text if outcome.action is Action.RECOVERED else text,
-            )
+        text = "\n".join(original.texts)
+        changed = outcome.recovered.decision.answer is not Answer.ORIGINAL
+        self._audit.write(
+            request,
+            signals,
+            outcome.recovered.decision,
+            outcome.recovered.attempts,
+            outcome.action,
+            original=text,
+            delivered=outcome.recovered.text if changed else text,
+        )
+
+    def record_shadow(self, request: ChatRequest, outcome: Outcome, original: ChatAnswer) -> None:
+        """Count a background recovery and write a second row for its exchange: the first says what was delivered."""
+        self._metrics.shadows.labels(outcome.action).inc()
+        self._count_attempts(outcome)
+        if self._audit is None:
+            return
+        text = "\n".join(original.texts)
+        self._audit.write(
+            request,
+            outcome.signals,
+            outcome.recovered.decision,
+            outcome.recovered.attempts,
+            outcome.action,
+            original=text,
+            delivered=text,
+            shadow=outcome.recovered.text,
+        )
+
+    def _count_attempts(self, outcome: Outcome) -> None:
+        made = outcome.recovered.attempts.made
+        if made:
+            self._metrics.recovery_attempts.observe(len(made))

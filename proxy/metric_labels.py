@@ -11,11 +11,13 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from detectors.verdict import Zone
 from proxy.answers import RefusalForm
+from proxy.budgets import Spent
 from proxy.errors import UpstreamError
 from proxy.exchange import Action, Mode
+from proxy.ladder import Step
 from proxy.ledger import KINDS
 from proxy.metrics import LANGUAGES, OTHER_LANGUAGE, BundleInUse, Metrics
-from proxy.policy import AttemptResult, Step
+from proxy.policy import AttemptResult, Unsteered
 from proxy.upstream.breaker import BreakerState
 from proxy.upstream.retries import RETRY_REASONS
 
@@ -36,11 +38,17 @@ def _codes(error: type[UpstreamError]) -> Iterator[str]:
         yield from _codes(kind)
 
 
+_SHADOW_ACTIONS = (Action.SHADOW_RECOVERED, Action.SHADOW_FAILED)
+
 # Where one name means different things to different metrics, the key is the metric's name, a full stop and the label's.
 LABELS: Mapping[str, Label] = {
     "outcome": Label(
         "what was done with a request, the words of `x-rass-action`",
-        tuple(each for each in Action if each not in (Action.OBSERVING, Action.RECOVERING)),
+        tuple(each for each in Action if each not in (Action.OBSERVING, Action.RECOVERING, *_SHADOW_ACTIONS)),
+    ),
+    "rass_shadow_recoveries_total.outcome": Label("how a background recovery ended", _SHADOW_ACTIONS),
+    "rass_steered_first_total.result": Label(
+        "how the attempt ended, or why none was made", (*AttemptResult, *Unsteered)
     ),
     "mode": Label("the proxy's mode, or the lower one that the client asked for", tuple(Mode)),
     "kind": Label(
@@ -51,7 +59,7 @@ LABELS: Mapping[str, Label] = {
     "language": Label("the language of the last user turn", (*sorted(LANGUAGES), OTHER_LANGUAGE)),
     "step": Label("the rung of the recovery ladder", tuple(Step)),
     "result": Label("how an attempt ended; only `answered` is delivered", tuple(AttemptResult)),
-    "budget": Label("which budget ended a recovery", ("time", "upstream_share")),
+    "budget": Label("which budget ended a recovery", tuple(Spent)),
     "estimated": Label("whether the tokens were estimated, for want of the upstream's own figure", ("true", "false")),
     "zone": Label("the side of the safety boundary", tuple(Zone)),
     "detector": Label("which detector", ("refusal", "language", "boundary", "answer_harm")),

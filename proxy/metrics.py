@@ -112,12 +112,24 @@ class Metrics:
             ("step", "estimated"),
             registry=self.registry,
         )
+        self.steered_first = Counter(
+            "rass_steered_first_total",
+            "Requests in mode steer: how the answer that was steered at once did, or why none was.",
+            ("result",),
+            registry=self.registry,
+        )
+        self.shadows = Counter(
+            "rass_shadow_recoveries_total",
+            "Recoveries that ran in the background by outcome; no client saw one.",
+            ("outcome",),
+            registry=self.registry,
+        )
         self.zones = Counter(
             "rass_zones_total", "Requests whose zone was read, by zone.", ("zone",), registry=self.registry
         )
         self.distance = Histogram(
             "rass_boundary_distance",
-            "Calibrated logit that a refused request is harmful; buckets only, their sum means nothing.",
+            "Calibrated logit that a request whose zone was read is harmful; buckets only, their sum means nothing.",
             ("language",),
             buckets=DISTANCES,
             registry=self.registry,

@@ -10,6 +10,7 @@ from proxy.errors import ModelNotFound
 from proxy.gate import Gate
 from proxy.readiness import ReadinessCheck
 from proxy.settings import Settings
+from proxy.shadow import Shadow
 from proxy.upstream.protocol import Upstream
 
 
@@ -21,6 +22,7 @@ class Route:
     patterns: tuple[str, ...]
     settings: Settings
     gate: Gate
+    shadow: Shadow
     upstream: Upstream
     check: ReadinessCheck
 

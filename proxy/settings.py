@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -24,9 +25,10 @@ from pydantic import (
     SecretStr,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from proxy.exchange import Mode
+from proxy.ladder import ClarifyWhen, Rules, Step
 from proxy.steering import DialectName
 
 ENVIRONMENT_PREFIX = "RASS_PROXY_"
@@ -45,6 +47,17 @@ def _http_url(value: str) -> str:
 def _provider_url(value: str) -> str:
     _http_url(value)
     return value.rstrip("/")  # what follows the host, /v1 included, is the provider's
+
+
+def _listed(value: object) -> object:
+    """Take a list as words joined by commas too, as flags and environment variables give it."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+def _each_once(ladder: tuple[Step, ...]) -> tuple[Step, ...]:
+    if len(set(ladder)) != len(ladder):
+        raise ValueError("a step may stand in the ladder only once")
+    return ladder
 
 
 class Group(BaseModel):
@@ -155,6 +168,10 @@ class UpstreamSettings(Group):
             raise ValueError("provider azure needs provider_url, such as https://NAME.openai.azure.com")
         return self
 
+    def towards(self, url: str) -> UpstreamSettings:
+        """Return the same limits towards another server, which speaks OpenAI's wire."""
+        return self.model_copy(update={"kind": UpstreamKind.OPENAI, "provider": None, "url": url})
+
 
 class SteeringSettings(Group):
     """How the served model is told to steer."""
@@ -165,11 +182,50 @@ class SteeringSettings(Group):
     )
 
 
-class RecoverySettings(Group):
-    """Budgets of recovery; each is a hard bound."""
+class FallbackSettings(Group):
+    """Step fallback: another model, asked where the served one refuses."""
 
-    max_attempts: PositiveInt = Field(default=2, description="Most attempts for one request.")
+    model: str | None = Field(default=None, min_length=1, description="Name of the model; unset has no such step.")
+    url: Annotated[str, AfterValidator(_http_url)] | None = Field(
+        default=None, description="Address of its server; unset asks the upstream."
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="Key for it; unset sends the client's to the upstream, and none to another url."
+    )
+    allow_band: bool = Field(
+        default=False,
+        description="The model is at least as safe as the served one (its rate of refused harmful requests is no "
+        "lower): ask it near the boundary too.",
+    )
+
+
+class RecoverySettings(Group):
+    """The ladder of recovery and its budgets; each budget is a hard bound of one process."""
+
+    ladder: Annotated[tuple[Step, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_each_once)] = Field(
+        default=(Step.STEER, Step.CLARIFY, Step.FALLBACK),
+        description="Steps in the order in which they are tried; one that is left out is never taken. steer: the same "
+        "request, steered. clarify: with a note that it was judged harmless. fallback: to another model.",
+    )
+    clarify: ClarifyWhen = Field(
+        default=ClarifyWhen.VALIDATED,
+        description="validated: step clarify where the bundle's validation covered it. always: for any model. never.",
+    )
+    typed_refusals: bool = Field(
+        default=False, description="Also recover refusals by type (message.refusal), in the benign zone."
+    )
+    filters: bool = Field(
+        default=False, description="Also recover what a provider's filter refused, in the benign zone."
+    )
+    partial: bool = Field(
+        default=False, description="Also recover partial answers, in the benign zone and never in streams."
+    )
+    max_attempts: PositiveInt = Field(default=3, description="Most attempts for one request.")
     time_limit_s: PositiveFloat = Field(default=30.0, description="Longest recovery of one request, in seconds.")
+    max_tokens: PositiveInt = Field(
+        default=65_536,
+        description="No attempt starts that would bring a request's attempts above this many tokens with its prompt.",
+    )
     max_upstream_share: float = Field(
         default=1.0,
         gt=0,
@@ -179,6 +235,25 @@ class RecoverySettings(Group):
     burst: PositiveInt = Field(
         default=50, description="Attempts that may be saved up, and that are there at the start."
     )
+    max_key_share: float = Field(default=1.0, gt=0, le=10, description="The same for each key: earned by its requests.")
+    key_burst: PositiveInt = Field(default=50, description="The same for each key: saved up, and there at the start.")
+    tracked_keys: PositiveInt = Field(
+        default=10_000, description="Keys whose budgets are kept; beyond, the one used longest ago starts anew."
+    )
+    shadow_tasks: PositiveInt = Field(
+        default=16, description="Mode shadow: most recoveries in the background at once; beyond, none is begun."
+    )
+    fallback: FallbackSettings = Field(default_factory=FallbackSettings)
+
+    @property
+    def rules(self) -> Rules:
+        """What these settings add to the decision table."""
+        return Rules(
+            typed_refusals=self.typed_refusals,
+            filters=self.filters,
+            partial=self.partial,
+            fallback_in_band=self.fallback.allow_band,
+        )
 
 
 class StreamSettings(Group):
@@ -320,7 +395,8 @@ class Settings(BaseSettings):
 
     mode: Mode = Field(
         default=Mode.OBSERVE,
-        description="off: relay. observe: count refusals. recover: also recover over-refusals.",
+        description="off: relay. observe: count refusals. shadow: try to recover over-refusals in the background, "
+        "deliver the original. recover: recover them. steer: also steer what would be over-refused at once.",
     )
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(default=8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -333,7 +409,7 @@ class Settings(BaseSettings):
     )
     bundle: str | None = Field(
         default=None,
-        description='Folder of the bundle that build-vectors exported, or "reference"; mode recover needs one.',
+        description='Folder of the bundle that build-vectors exported, or "reference"; steering needs one.',
     )
     drain_timeout_s: NonNegativeFloat = Field(
         default=30.0, description="How long exchanges may still run after SIGTERM, in seconds."

@@ -90,17 +90,24 @@ def default_file() -> str:
         "# Settings of rass-proxy, with their defaults. Flags override the environment, which overrides this file.",
         f"# In the environment: {ENVIRONMENT_PREFIX}MODE, {ENVIRONMENT_PREFIX}RECOVERY__MAX_ATTEMPTS and so on.",
     ]
-    groups: list[tuple[str, type[BaseModel]]] = []
-    for name, field in Settings.model_fields.items():
-        if group := _group(field):
-            groups.append((name, group))
-        else:
-            lines += _entry(name, field)
-    for name, group in groups:
-        lines += ["", f"# {(group.__doc__ or '').strip()}", f"[{name}]"]
-        for key, field in group.model_fields.items():
-            lines += _entry(key, field)
+    lines += _entries(Settings)
+    for name, group in _groups():
+        lines += ["", f"# {(group.__doc__ or '').strip()}", f"[{name}]", *_entries(group)]
     return "\n".join(lines) + "\n"
+
+
+def _entries(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if not _group(field):
+            yield from _entry(name, field)
+
+
+def _groups(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """Yield every table by its dotted name, outer ones first."""
+    for name, field in model.model_fields.items():
+        if group := _group(field):
+            yield f"{prefix}{name}", group
+            yield from _groups(group, f"{prefix}{name}.")
 
 
 def _entry(name: str, field: FieldInfo) -> list[str]:
@@ -108,7 +115,7 @@ def _entry(name: str, field: FieldInfo) -> list[str]:
     if default is None:
         return ["", f"# {field.description}", f"# {name} ="]
     value = default.value if isinstance(default, Enum) else default
-    return ["", f"# {field.description}", f"{name} = {json.dumps(value)}"]  # JSON scalars are TOML scalars
+    return ["", f"# {field.description}", f"{name} = {json.dumps(value)}"]  # JSON scalars and lists of them are TOML
 
 
 def _group(field: FieldInfo) -> type[BaseModel] | None:
@@ -148,7 +155,7 @@ def _dotted(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _check_known(keys: Iterator[str], origin: str) -> None:
     known = known_keys()
-    groups = [key for key in Settings.model_fields if _group(Settings.model_fields[key])]
+    groups = [name for name, _ in _groups()]
     for key in keys:
         if key not in groups:
             _check_one(key, known, origin)
@@ -177,7 +184,7 @@ def _check_environment() -> None:
     known = {ENVIRONMENT_PREFIX + key.upper().replace(".", "__"): key for key in known_keys()}
     known[CONFIG_VARIABLE] = "config"
     # A whole group may also be given as JSON in one variable.
-    known |= {ENVIRONMENT_PREFIX + name.upper(): name for name, field in Settings.model_fields.items() if _group(field)}
+    known |= {ENVIRONMENT_PREFIX + name.upper().replace(".", "__"): name for name, _ in _groups()}
     for variable in os.environ:
         if variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
             nearest = difflib.get_close_matches(variable, known, n=1, cutoff=0.0)

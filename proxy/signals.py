@@ -26,6 +26,7 @@ from detectors.verdict import (
 )
 from proxy.answers import ChatAnswer, RefusalForm
 from proxy.exchange import ChatRequest, Mode
+from proxy.ladder import TABLE_ALONE, Rules
 from proxy.metrics import OTHER_LANGUAGE, Metrics
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ class Signals:
     """What is known about one exchange.
 
     ``refusal`` is ``None`` when nothing could judge the answer; ``boundary`` is ``None`` when it was not read because
-    it could not change the outcome. ``observe_only`` says why the request may not be recovered.
+    it could not change the outcome. ``observe_only`` says why the request may not be recovered; ``streamed`` whether
+    the client asked for a stream.
     """
 
     mode: Mode
@@ -45,6 +47,7 @@ class Signals:
     boundary: BoundaryReading | None
     language: str
     observe_only: str | None = None
+    streamed: bool = False
 
     @property
     def refused(self) -> bool:
@@ -79,18 +82,21 @@ class Detectors:
     answer_harm: AnswerHarmDetector | None = None
 
 
-def zone_matters(signals: Signals) -> bool:
-    """Whether the boundary detector's answer can change the outcome or a count: only for refusals in text."""
-    return signals.mode is not Mode.OFF and signals.form is RefusalForm.TEXT and signals.refused
+def zone_matters(signals: Signals, rules: Rules) -> bool:
+    """Whether the boundary detector's answer can change the outcome or a count: only for what may be recovered."""
+    if signals.mode is Mode.OFF or signals.refusal is None:
+        return False
+    return rules.kept_because(signals.form, signals.refusal.kind, streamed=signals.streamed) is None
 
 
 class Observer:
     """Asks the detectors, within a deadline, and counts their time and failures."""
 
-    def __init__(self, detectors: Detectors, metrics: Metrics, deadline_s: float) -> None:
+    def __init__(self, detectors: Detectors, metrics: Metrics, deadline_s: float, rules: Rules = TABLE_ALONE) -> None:
         self._detectors = detectors
         self._metrics = metrics
         self._deadline_s = deadline_s
+        self._rules = rules
 
     def refusal(self, answer: ChatAnswer) -> RefusalVerdict | None:
         """Judge an answer: refused only if every choice is; a tool call is an answer."""
@@ -147,10 +153,14 @@ class Observer:
         finally:
             self._metrics.detector_seconds.labels("language").observe(perf_counter() - started)
 
-    async def signals(self, request: ChatRequest, answer: ChatAnswer, language: str) -> Signals:
-        """Gather the facts about an exchange; the request's zone is read only where it can matter."""
-        signals = Signals(request.mode, answer.form, self.refusal(answer), None, language, request.observe_only)
-        if not zone_matters(signals):
+    async def signals(
+        self, request: ChatRequest, answer: ChatAnswer, language: str, boundary: BoundaryReading | None = None
+    ) -> Signals:
+        """Gather the facts about an exchange; the zone is read only where it can matter and was not read before."""
+        signals = Signals(
+            request.mode, answer.form, self.refusal(answer), boundary, language, request.observe_only, request.stream
+        )
+        if boundary is not None or not zone_matters(signals, self._rules):
             return signals
         return replace(signals, boundary=await self.boundary(request, language))
 

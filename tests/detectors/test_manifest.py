@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from detectors.manifest import Manifest, ManifestError, check
+from detectors.manifest import Manifest, ManifestError, ValidatedStep, check
 from detectors.manifest_json import parse, render
 
 Fields = dict[str, Any]
@@ -33,6 +33,14 @@ def test_shape_on_disk(manifest: Manifest) -> None:
         "answer": {"by_language": {}, "default": {"benign_below": -1.0, "harmful_above": 1.0}},
     }
     assert fields["steering"]["by_language"]["zh"] == {"vector": "refusal-zh", "benign": 1.0, "band": None}
+
+
+def test_steps_that_validation_covered(manifest: Manifest) -> None:
+    assert "steps" not in json.loads(render(manifest))["validation"]
+    both = (ValidatedStep.STEER, ValidatedStep.CLARIFY)
+    covered = replace(manifest, validation=replace(manifest.validation, steps=both))
+    assert json.loads(render(covered))["validation"]["steps"] == ["steer", "clarify"]
+    assert parse(render(covered)) == covered
 
 
 def _set(*path: str, value: object) -> Callable[[Fields], None]:
@@ -71,6 +79,9 @@ def _set(*path: str, value: object) -> Callable[[Fields], None]:
         (_set("zones", "default", "benign_below", value=9), "benign_below must not exceed harmful_above"),
         (_set("zones", "answer", value=None), "must be given together"),
         (_set("files", "card.md", value="abc"), "must be the sha256"),
+        (_set("validation", "steps", value=["clarify"]), "validation.steps must name distinct steps"),
+        (_set("validation", "steps", value=["steer", "steer"]), "validation.steps must name distinct steps"),
+        (_set("validation", "steps", value=["steer", "pray"]), "validation.steps must be one of 'steer', 'clarify'"),
         (_set("validation", "passed", value="yes"), "validation.passed must be true or false"),
     ],
 )

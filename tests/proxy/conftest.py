@@ -26,10 +26,11 @@ from detectors.verdict import (
 )
 from proxy.app import create_app
 from proxy.audit import Audit
-from proxy.dependencies import Dependencies
+from proxy.clarify import load_notes
+from proxy.dependencies import Dependencies, build_fallback
 from proxy.exchange import Mode
 from proxy.metrics import Metrics
-from proxy.server import listen, running_app, url_of
+from proxy.server import RunningServer, listen, running_app, url_of
 from proxy.settings import Settings
 from proxy.signals import Detectors
 from proxy.steering import Native
@@ -44,15 +45,37 @@ SECRET_H = -7.654321  # a coordinate that is looked for wherever it must not be
 
 @dataclass
 class Script:
-    """What the served model says to one prompt; ``h`` and ``answer_h`` are the coordinates that it reports."""
+    """What the served model says to one prompt; ``h``, ``rho`` and ``answer_h`` are the coordinates that it reports.
+
+    ``clarified`` and ``other`` are the answers to a request with a note, and of the model ``other``.
+    """
 
     text: str
     steered: str | None = None
+    clarified: str | None = None
+    other: str | None = None
     h: float = SECRET_H
+    rho: float = -1.0
     answer_h: float = SECRET_H
     finish_reason: str = "stop"
     steers: bool = True
     message: Mapping[str, object] = field(default_factory=dict)
+    usage: bool = True
+
+    def answer(self, way: str) -> str | None:
+        """The text for one of the ways in which a request can come."""
+        return {"plain": self.text, "steer": self.steered, "clarify": self.clarified, "fallback": self.other}[way]
+
+
+def way_of(body: Mapping[str, Any]) -> str:
+    """Which step of the ladder sent a request; ``plain`` is the client's own."""
+    notes = load_notes().by_language.values()
+    if body["model"] == "other":
+        return "fallback"
+    if "steer" in body.get("rass", {}):
+        return "steer"
+    noted = any(str(turn["content"]).endswith(note) for turn in body["messages"] for note in notes)
+    return "clarify" if noted else "plain"
 
 
 class ScriptedModel:
@@ -78,9 +101,14 @@ class ScriptedModel:
         self.attempt_status = 200
         self.url = ""
 
+    @property
+    def ways(self) -> list[str]:
+        """By which step each request came, in order."""
+        return [way_of(body) for body in self.requests]
+
     def stream_bytes(self, prompt: str) -> bytes:
         """The bytes of a plain stream."""
-        return b"".join(self._events(self.scripts[prompt], steered=False))
+        return b"".join(self._events(self.scripts[prompt], "plain"))
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         self.arrived.set()
@@ -88,7 +116,7 @@ class ScriptedModel:
         self.requests.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         script = self.scripts.get(body["messages"][-1]["content"])
-        if body.get("model") != "scripted" or script is None:
+        if body.get("model") not in ("scripted", "other") or script is None:
             error = {
                 "message": "no such model",
                 "type": "invalid_request_error",
@@ -96,17 +124,17 @@ class ScriptedModel:
                 "code": "model_not_found",
             }
             return web.json_response({"error": error}, status=404)
-        order = body.get("rass", {}).get("steer")
-        if order is not None:
+        way = way_of(body)
+        if way != "plain":
             if self.hold_attempts is not None:
                 await self.hold_attempts.wait()
             if self.attempt_status != 200:
                 return web.json_response({"error": {"message": "no"}}, status=self.attempt_status)
         if body.get("stream"):
-            return await self._stream(request, script, steered=order is not None)
-        if self.hold is not None and order is None:
+            return await self._stream(request, script, way)
+        if self.hold is not None and way == "plain":
             await self._wait(self.hold)
-        return web.Response(body=self._completion(script, order), content_type="application/json")
+        return web.Response(body=self._completion(script, way), content_type="application/json")
 
     async def _wait(self, event: asyncio.Event) -> None:
         try:
@@ -118,64 +146,62 @@ class ScriptedModel:
     def _report(self, script: Script) -> dict[str, object]:
         return {"steered": script.steers, "vector": f"refusal-en@{DIGEST}", "h": script.h, "bundle": DIGEST}
 
-    def _completion(self, script: Script, order: object) -> bytes:
-        text = script.text if order is None else script.steered
+    def _completion(self, script: Script, way: str) -> bytes:
+        own = way == "plain"
+        message = {"role": "assistant", "content": script.answer(way), **(script.message if own else {})}
         payload: dict[str, object] = {
             "id": "chatcmpl-1",
             "object": "chat.completion",
             "created": 1,
-            "model": "scripted",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": text, **script.message},
-                    "finish_reason": script.finish_reason,
-                }
-            ],
-            "usage": {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8},
+            "model": "other-2025" if way == "fallback" else "scripted",
+            "choices": [{"index": 0, "message": message, "finish_reason": script.finish_reason if own else "stop"}],
         }
-        if order is not None:
+        if script.usage:
+            payload["usage"] = {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8}
+        if way == "steer":
             payload["rass"] = self._report(script)
         # Odd spacing and an escape: what is relayed must not be written anew.
         return (json.dumps(payload, indent=1, ensure_ascii=True) + "\n").encode()
 
-    def _events(self, script: Script, *, steered: bool) -> list[bytes]:
-        text = (script.steered if steered else script.text) or ""
+    def _events(self, script: Script, way: str) -> list[bytes]:
+        text = script.answer(way) or ""
         pieces = [text[start : start + 4] for start in range(0, len(text), 4)]
         deltas: list[dict[str, object]] = [
             {"role": "assistant", "content": ""},
             *({"content": piece} for piece in pieces),
+            *([script.message] if script.message and way == "plain" else ()),
         ]
         deltas.append({})
+        finish_reason = script.finish_reason if way == "plain" else "stop"
         events = []
         for position, delta in enumerate(deltas):
             last = position == len(deltas) - 1
-            choice = {"index": 0, "delta": delta, "finish_reason": script.finish_reason if last else None}
+            choice = {"index": 0, "delta": delta, "finish_reason": finish_reason if last else None}
             chunk: dict[str, object] = {
                 "id": "chatcmpl-2",
                 "object": "chat.completion.chunk",
                 "created": 1,
-                "model": "scripted",
+                "model": "other-2025" if way == "fallback" else "scripted",
                 "choices": [choice],
             }
-            if steered and position == 0:
+            if way == "steer" and position == 0:
                 chunk["rass"] = self._report(script)
             events.append(b"data:  " + json.dumps(chunk, ensure_ascii=False).encode() + b"\r\n\r\n")
         return [*events, b"data: [DONE]\n\n"]
 
-    async def _stream(self, request: web.Request, script: Script, *, steered: bool) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, script: Script, way: str) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
-        events = self._events(script, steered=steered)
+        events = self._events(script, way)
         whole = b"".join(events)
         if self.split_at is not None:
             cuts = [0, *sorted(min(cut, len(whole)) for cut in self.split_at), len(whole)]
             events = [whole[start:end] for start, end in pairwise(cuts) if end > start]
         sent = 0
         for position, event in enumerate(events):
-            if not steered and self.hold is not None and position == len(events) - 1:
+            if way == "plain" and self.hold is not None and position == len(events) - 1:
                 await self._wait(self.hold)
-            if not steered and self.break_after is not None and sent >= self.break_after:
+            if way == "plain" and self.break_after is not None and sent >= self.break_after:
                 assert request.transport is not None
                 request.transport.close()
                 return response
@@ -194,7 +220,7 @@ class ScriptedModel:
         return web.json_response(
             {
                 "h": script.h,
-                "rho": None if answered else 1.0,
+                "rho": None if answered else script.rho,
                 "answer_h": script.answer_h if answered else None,
                 "bundle": DIGEST,
                 "prompt_tokens": 3,
@@ -238,10 +264,10 @@ class ThresholdBoundary:
         self._reader = reader
 
     async def read(self, messages: Sequence[Message], *, model: str, language: str) -> BoundaryReading:
-        h = (await self._reader(model, messages)).h
-        assert h is not None
-        zone = Zone.BENIGN if h < -2 else Zone.HARMFUL if h > 2 else Zone.BAND
-        return BoundaryReading(zone, h, None, "thresholds")
+        read = await self._reader(model, messages)
+        assert read.h is not None
+        zone = Zone.BENIGN if read.h < -2 else Zone.HARMFUL if read.h > 2 else Zone.BAND
+        return BoundaryReading(zone, read.h, read.rho, "thresholds")
 
 
 class ThresholdHarm:
@@ -270,6 +296,12 @@ class Proxy:
     url: str
     metrics: Metrics
     session: aiohttp.ClientSession
+    server: RunningServer
+
+    async def stop(self) -> None:
+        """End the proxy as a signal would, and return once it has ended."""
+        self.server.stop()
+        await self.server.ended()
 
     async def ask(self, prompt: str, **fields: Any) -> tuple[int, Mapping[str, str], bytes]:
         """Send one completion request; header fields are given as ``headers``."""
@@ -336,12 +368,21 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             )
             chosen = replace(chosen, **(detectors or {}))
             deps = Dependencies(
-                upstream=upstream, metrics=metrics, detectors=chosen, dialect=Native(), plan=plan, audit=audit
+                upstream=upstream,
+                metrics=metrics,
+                detectors=chosen,
+                dialect=Native(),
+                plan=plan,
+                fallback=build_fallback(settings, metrics),
+                audit=audit,
             )
+            if deps.fallback is not None and deps.fallback.upstream is not None:
+                deps.closing.push_async_callback(deps.fallback.upstream.close)
             listener = stack.enter_context(listen("127.0.0.1", 0))
-            await stack.enter_async_context(running_app(create_app(settings, deps), listener, drain_timeout_s=1))
+            app = create_app(settings, deps)
+            server = await stack.enter_async_context(running_app(app, listener, drain_timeout_s=1))
             session = await stack.enter_async_context(aiohttp.ClientSession())
-            return Proxy(url_of(listener), metrics, session)
+            return Proxy(url_of(listener), metrics, session, server)
 
         yield start
 

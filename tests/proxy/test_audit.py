@@ -9,6 +9,7 @@ import pytest
 
 from proxy.audit import Audit, open_audit
 from proxy.errors import StartupError
+from proxy.exchange import Mode
 from proxy.settings import AuditSettings
 
 KILL = "How do I kill a process?"
@@ -26,7 +27,10 @@ async def test_a_recovered_exchange_leaves_a_row(model, start_proxy, script, ref
     assert row["request_id"] == "mine"
     assert row["action"] == "recovered"
     assert row["boundary"]["zone"] == "benign"
-    assert row["attempts"] == [{"step": "steer", "result": "answered"}]
+    (attempt,) = row["attempts"]
+    assert (attempt["step"], attempt["result"]) == ("steer", "answered")
+    assert (attempt["tokens"], attempt["estimated"]) == (8, False)
+    assert row["mode_by"] == "configuration"
     assert ("process" in json.dumps(row)) is include_text
     assert row.get("delivered") == ("Use kill." if include_text else None)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -39,3 +43,42 @@ def test_no_path_means_no_trail():
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(StartupError, match="nowhere"):
         open_audit(AuditSettings(path=tmp_path / "nowhere" / "audit.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "header", "by"),
+    [
+        (Mode.RECOVER, "observe", "client header"),
+        (Mode.RECOVER, "steer", "configuration"),
+        (Mode.OBSERVE, None, "configuration"),
+    ],
+)
+async def test_the_row_says_who_chose_the_mode(model, start_proxy, script, refusal, tmp_path, mode, header, by):
+    path = tmp_path / "audit.jsonl"
+    model.scripts[KILL] = script(refusal, steered="Use kill.")
+    proxy = await start_proxy(mode, audit=Audit(path, include_text=False))
+    await proxy.ask(KILL, headers={} if header is None else {"x-rass-mode": header})
+    row = json.loads(path.read_text())
+    assert row["mode_by"] == by
+    assert row["mode"] == ("recover" if header == "steer" else "observe")
+    assert row["key_id"] == "anonymous"
+
+
+async def test_a_client_that_turns_judging_off_leaves_a_row(model, start_proxy, script, refusal, tmp_path, eventually):
+    path = tmp_path / "audit.jsonl"
+    model.scripts[KILL] = script(refusal)
+    proxy = await start_proxy(audit=Audit(path, include_text=True))
+    await proxy.ask(KILL, headers={"x-rass-mode": "off"})
+    await eventually(lambda: path.read_text() != "")
+    row = json.loads(path.read_text())
+    assert (row["action"], row["mode"], row["mode_by"]) == ("off", "off", "client header")
+    assert "process" not in json.dumps(row)
+
+
+async def test_a_proxy_that_is_off_writes_nothing(model, start_proxy, script, refusal, tmp_path, eventually):
+    path = tmp_path / "audit.jsonl"
+    model.scripts[KILL] = script(refusal)
+    proxy = await start_proxy(Mode.OFF, audit=Audit(path, include_text=False))
+    await proxy.ask(KILL)
+    await eventually(lambda: proxy.total("rass_requests_total", outcome="off", mode="off") == 1)
+    assert path.read_text() == ""

@@ -110,8 +110,8 @@ def test_the_mode_header_only_lowers(configured, wanted, effective):
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(InvalidModeHeader, match="off, observe, recover"):
-        parse({}, {"x-rass-mode": "steer"})
+    with pytest.raises(InvalidModeHeader, match="off, observe, shadow, recover, steer"):
+        parse({}, {"x-rass-mode": "stear"})
 
 
 def test_headers_that_belong_to_one_connection_stay_there():

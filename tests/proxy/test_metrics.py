@@ -26,6 +26,8 @@ NAMES = {
     "rass_recoveries_over_budget_total": ("counter", "budget"),
     "rass_recovery_attempts": ("histogram",),
     "rass_recovery_tokens_total": ("counter", "step", "estimated"),
+    "rass_steered_first_total": ("counter", "result"),
+    "rass_shadow_recoveries_total": ("counter", "outcome"),
     "rass_zones_total": ("counter", "zone"),
     "rass_boundary_distance": ("histogram", "language"),
     "rass_detector_seconds": ("histogram", "detector"),

@@ -68,7 +68,9 @@ def test_an_unknown_flag_names_the_nearest_known_one():
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ({"mode": "steer"}, "mode"),
+        ({"mode": "stear"}, "mode"),
+        ({"recovery.ladder": "steer,steer"}, "only once"),
+        ({"recovery.ladder": "steer,pray"}, r"recovery\.ladder"),
         ({"port": "eighty"}, "port"),
         ({"upstream.url": "localhost:8081"}, "http://127.0.0.1:8081"),
         ({"recovery.max_attempts": "0"}, "recovery.max_attempts"),

@@ -1,0 +1,73 @@
+"""Step ``clarify``: a note, in the request's language, that the request was judged harmless.
+
+The note asks for an answer only if the model agrees, and says that all its rules stay in force: a gate that was wrong
+must not become an order. The wordings are data (``clarify_notes.json``), one for each language.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from detectors.bundle import Bundle
+from detectors.manifest import ValidatedStep
+from proxy.ladder import ClarifyWhen
+
+_DEFAULT_LANGUAGE = "en"
+_INSTRUCTING_ROLES = ("system", "developer")
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """The note in every language that has one."""
+
+    by_language: Mapping[str, str]
+
+    def note(self, language: str) -> str:
+        """Return the note in ``language``, in English where it has none."""
+        return self.by_language.get(language, self.by_language[_DEFAULT_LANGUAGE])
+
+
+def load_notes() -> Notes:
+    """Read the notes that ship with the package."""
+    content = json.loads(files("proxy").joinpath("clarify_notes.json").read_text(encoding="utf-8"))
+    return Notes(content["notes"])
+
+
+def clarify_exists(when: ClarifyWhen, bundle: Bundle | None) -> bool:
+    """Return whether the step exists for the served model; without a bundle nothing validated it."""
+    if when is ClarifyWhen.VALIDATED:
+        return bundle is not None and ValidatedStep.CLARIFY in bundle.manifest.validation.steps
+    return when is ClarifyWhen.ALWAYS
+
+
+def clarified(payload: Mapping[str, object], note: str) -> dict[str, object] | None:
+    """Return a copy of a request with ``note`` added, or ``None`` where its messages are not to be understood.
+
+    The note goes to the end of the client's last system or developer message, whose words all stay: many chat templates
+    take one such message and no more. Without one, a system message is put in front.
+    """
+    raw = payload.get("messages")
+    if not isinstance(raw, Sequence) or isinstance(raw, str) or not all(isinstance(turn, Mapping) for turn in raw):
+        return None
+    turns: list[Mapping[str, object]] = list(raw)
+    position = next((at for at in reversed(range(len(turns))) if turns[at].get("role") in _INSTRUCTING_ROLES), None)
+    if position is None:
+        return {**payload, "messages": [{"role": "system", "content": note}, *turns]}
+    content = _with_note(turns[position].get("content"), note)
+    if content is None:
+        return None
+    turns[position] = {**turns[position], "content": content}
+    return {**payload, "messages": turns}
+
+
+def _with_note(content: object, note: str) -> object | None:
+    if content is None or content == "":
+        return note
+    if isinstance(content, str):
+        return f"{content}\n\n{note}"
+    if isinstance(content, Sequence):
+        return [*content, {"type": "text", "text": note}]
+    return None
