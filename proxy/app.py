@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from starlette.applications import Starlette
+from fastapi import FastAPI
 
 from proxy.dependencies import Dependencies
 from proxy.exchange import Mode
 from proxy.gate import Gate
 from proxy.held_streams import HeldStreams
 from proxy.ledger import Ledger
+from proxy.openapi import openapi_document
 from proxy.readiness import ReadinessCheck
 from proxy.recovery import Recovery
 from proxy.routes import build_routes
@@ -19,7 +21,15 @@ from proxy.settings import Settings
 from proxy.signals import Observer
 
 
-def create_app(settings: Settings, deps: Dependencies) -> Starlette:
+class _App(FastAPI):
+    """FastAPI with the hand-written document: the hot routes are plain ASGI, from which none can be derived."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document."""
+        return openapi_document()
+
+
+def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
     """Return the proxy's application; it closes ``deps`` when it shuts down."""
     judged_bytes = settings.limits.max_judged_bytes
     observer = Observer(deps.detectors, deps.metrics, settings.detectors.deadline_s)
@@ -55,17 +65,19 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
         deps.metrics.mode.labels(mode).set(mode is settings.mode)
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         yield
         await deps.close()
 
-    return Starlette(
-        routes=build_routes(
+    # Interactive pages would load scripts from elsewhere; the document itself is served.
+    app = _App(lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)
+    app.router.routes.extend(
+        build_routes(
             settings,
             gate=gate,
             upstream=deps.upstream,
             metrics=deps.metrics,
             check=ReadinessCheck(settings, deps.upstream, deps.bundle),
-        ),
-        lifespan=lifespan,
+        )
     )
+    return app
