@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,17 +16,23 @@ from proxy.ledger import Ledger
 from proxy.openapi import openapi_document
 from proxy.readiness import ReadinessCheck
 from proxy.recovery import Recovery
+from proxy.relayed_path import RelayedPath
 from proxy.routes import build_routes
 from proxy.settings import Settings
 from proxy.signals import Observer
 
 
 class _App(FastAPI):
-    """FastAPI with the hand-written document: the hot routes are plain ASGI, from which none can be derived."""
+    """FastAPI with a hand-written document: the hot routes are plain ASGI, from which none can be derived."""
+
+    def __init__(self, document: dict[str, object], lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]):
+        # Interactive pages would load scripts from elsewhere; the document itself is served.
+        super().__init__(lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)
+        self._document = document
 
     def openapi(self) -> dict[str, Any]:
         """Return the document."""
-        return openapi_document()
+        return self._document
 
 
 def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
@@ -69,8 +75,7 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
         yield
         await deps.close()
 
-    # Interactive pages would load scripts from elsewhere; the document itself is served.
-    app = _App(lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)
+    app = _App(openapi_document([RelayedPath.parse(text) for text in settings.relay.paths]), lifespan)
     app.router.routes.extend(
         build_routes(
             settings,

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable
 from contextlib import aclosing
 from typing import TypeVar
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from proxy.errors import BodyTooLarge
+from proxy.errors import BodyTooLarge, ProxyError, error_body
 from proxy.exchange import Reply
+from proxy.headers import REQUEST_ID_HEADER
 
 T = TypeVar("T")
 
 
 class ClientGone(Exception):
     """The client closed the connection before it had its answer."""
+
+
+class Sent:
+    """``send``, and whether it has been used: an answer that has begun can no longer become an error body."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        """Send one message."""
+        self.started = True
+        await self._send(message)
 
 
 def header_map(scope: Scope) -> dict[str, str]:
@@ -28,8 +43,8 @@ def header_map(scope: Scope) -> dict[str, str]:
     return headers
 
 
-async def read_body(receive: Receive, limit_bytes: int) -> bytes:
-    """Read a request's body; raises ``BodyTooLarge`` or ``ClientGone``."""
+async def read_body(receive: Receive, limit_bytes: int, setting: str) -> bytes:
+    """Read a request's body; raises ``BodyTooLarge``, which names the ``setting`` of the limit, or ``ClientGone``."""
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -39,7 +54,7 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit_bytes:
-            raise BodyTooLarge(f"the request body is longer than {limit_bytes} bytes (limits.max_request_bytes)")
+            raise BodyTooLarge(f"the request body is longer than {limit_bytes} bytes ({setting})")
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
@@ -77,6 +92,23 @@ async def send_reply(reply: Reply, send: Send) -> None:
         async for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def send_error(error: ProxyError, request_id: str, send: Send) -> None:
+    """Send an error as an OpenAI error body."""
+    await _send_json(error.status, error.body(), request_id, send)
+
+
+async def send_internal_error(request_id: str, send: Send) -> None:
+    """Send what a client may know of an error that nobody foresaw."""
+    message = f"the proxy failed; its log names request {request_id}"
+    body = error_body(message, ProxyError.type, ProxyError.code)
+    await _send_json(ProxyError.status, body, request_id, send)
+
+
+async def _send_json(status: int, body: dict[str, object], request_id: str, send: Send) -> None:
+    headers = {"content-type": "application/json", REQUEST_ID_HEADER: request_id}
+    await send_reply(Reply(status, headers, json.dumps(body, ensure_ascii=False).encode()), send)
 
 
 async def _disconnected(receive: Receive) -> None:

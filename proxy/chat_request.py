@@ -6,16 +6,13 @@ only what it could not guard: a body that it cannot read, and fields that steer 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from detectors.verdict import Message
-from proxy.errors import InvalidBody, InvalidModeHeader, SteeringNotPermitted
+from proxy.engine_fields import parse_object, refuse_steering
+from proxy.errors import InvalidModeHeader
 from proxy.exchange import ChatRequest, Mode
 from proxy.headers import MODE_HEADER, forwarded_headers
-
-# What engines and their plugins take their orders from; some of them run pickled code that they are sent.
-STEERING_FIELDS = ("rass", "vllm_xargs", "kv_transfer_params")
 
 _EFFECT_FIELDS = ("store", "background", "previous_response_id")
 _TOOL_FIELDS = ("tools", "functions")
@@ -34,15 +31,9 @@ def parse_chat_request(
 
     Raises ``InvalidBody``, ``InvalidModeHeader`` or ``SteeringNotPermitted``.
     """
-    payload = _parse_object(body)
+    payload = parse_object(body)
     if not allow_client_steering:
-        for name in STEERING_FIELDS:
-            if name in payload:
-                raise SteeringNotPermitted(
-                    f"the field {name!r} steers the engine and is not accepted from clients; leave it out, or ask the "
-                    "operator for the setting rights.allow_client_steering",
-                    param=name,
-                )
+        refuse_steering(payload)
     messages, text_only = _messages(payload.get("messages"))
     model = payload.get("model")
     return ChatRequest(
@@ -57,17 +48,6 @@ def parse_chat_request(
         observe_only=_observe_only(payload, text_only),
         text_only=text_only,
     )
-
-
-def _parse_object(body: bytes) -> dict[str, object]:
-    try:
-        payload = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InvalidBody(f"the request body is not valid JSON: {reason}") from error
-    if not isinstance(payload, dict):
-        raise InvalidBody(f"the request body must be a JSON object, not {type(payload).__name__}")
-    return payload
 
 
 def _mode(wanted: str | None, configured: Mode) -> Mode:

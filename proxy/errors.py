@@ -4,13 +4,15 @@ ProxyError                       an exchange ends with an OpenAI-shaped error bo
 ├── RequestError                 the client can mend it
 │   ├── InvalidBody              400  no JSON object, or nested too deeply
 │   ├── BodyTooLarge             413
+│   ├── UnsupportedBody          415  neither JSON nor a form that can be looked through
 │   ├── InvalidModeHeader        400
 │   ├── SteeringNotPermitted     400  steering or engine-internal fields without the right
 │   └── PathNotRelayed           404
 └── UpstreamError                the served model's side
     ├── UpstreamUnreachable      502
     ├── UpstreamTimedOut         504
-    └── UpstreamBroke            502  it answered, then stopped in the middle
+    ├── UpstreamBroke            502  it answered, then stopped in the middle
+    └── AnswerTooLarge           502  longer than ``relay.max_answer_bytes``
 StartupError                     the program does not start; the message says what to do
 """
 
@@ -55,10 +57,17 @@ class InvalidBody(RequestError):
 
 
 class BodyTooLarge(RequestError):
-    """The body is longer than ``limits.max_request_bytes``."""
+    """The body is longer than the limit of its path."""
 
     status = 413
     code = "request_too_large"
+
+
+class UnsupportedBody(RequestError):
+    """The body is neither a JSON object nor a form whose fields can be told."""
+
+    status = 415
+    code = "unsupported_body"
 
 
 class InvalidModeHeader(RequestError):
@@ -105,6 +114,12 @@ class UpstreamBroke(UpstreamError):
     """The upstream began to answer and stopped in the middle."""
 
     code = "upstream_broke"
+
+
+class AnswerTooLarge(UpstreamError):
+    """A relayed answer is longer than ``relay.max_answer_bytes``."""
+
+    code = "upstream_answer_too_large"
 
 
 class StartupError(Exception):

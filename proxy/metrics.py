@@ -93,7 +93,13 @@ class Metrics:
             buckets=_SLOW,
             registry=self.registry,
         )
-        self.in_flight = Gauge("rass_requests_in_flight", "Chat completions being worked on.", registry=self.registry)
+        self.relayed = Counter(
+            "rass_relayed_requests_total",
+            "Requests to relayed paths, which are not judged, by the listed path and the class of the answer's status.",
+            ("path", "status"),
+            registry=self.registry,
+        )
+        self.in_flight = Gauge("rass_requests_in_flight", "Requests being worked on.", registry=self.registry)
         self.mode = Gauge("rass_mode", "1 for the configured mode.", ("mode",), registry=self.registry)
 
     def exposition(self) -> bytes:

@@ -6,17 +6,30 @@ allow every other one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 
-from proxy.chat_request import STEERING_FIELDS
+from proxy.engine_fields import STEERING_FIELDS
 from proxy.exchange import Action, Mode
 from proxy.headers import ACTION_HEADER, ATTEMPTS_HEADER, MODE_HEADER, REFUSAL_HEADER, REQUEST_ID_HEADER, ZONE_HEADER
+from proxy.relayed_path import RelayedPath
 
 Json = dict[str, object]
 
 
-def openapi_document() -> Json:
-    """Return the document (OpenAPI 3.1)."""
+def openapi_document(relayed: Sequence[RelayedPath]) -> Json:
+    """Return the document (OpenAPI 3.1); ``relayed`` are the paths that the settings list."""
+    paths: dict[str, dict[str, object]] = {
+        "/v1/chat/completions": {"post": _chat()},
+        "/healthz": {"get": _own("The process answers.", {200: "Always."})},
+        "/readyz": {
+            "get": _own("Whether the upstream answers and fits the bundle.", {200: "It does.", 503: "Why it does not."})
+        },
+        "/metrics": {"get": _own("Prometheus metrics.", {200: "The text format."}, "text/plain")},
+    }
+    for listed in relayed:
+        template = f"{listed.path}/{{below}}" if listed.wildcard else listed.path
+        paths.setdefault(template, {})[listed.method.lower()] = _relayed(listed)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -25,23 +38,20 @@ def openapi_document() -> Json:
             "description": "An OpenAI-compatible proxy that recovers over-refused requests and leaves warranted "
             "refusals alone. Fields that are not named here pass to the served model unchanged.",
         },
-        "paths": {
-            "/v1/chat/completions": {"post": _chat()},
-            "/v1/models": {"get": _operation("The served models, as the upstream lists them.", answers=(200,))},
-            "/v1/models/{model}": {
-                "get": _operation("One served model.", answers=(200, 404))
-                | {"parameters": [_parameter("model", "path", {"type": "string", "minLength": 1})]}
-            },
-            "/healthz": {"get": _own("The process answers.", {200: "Always."})},
-            "/readyz": {
-                "get": _own(
-                    "Whether the upstream answers and fits the bundle.", {200: "It does.", 503: "It does not; why."}
-                )
-            },
-            "/metrics": {"get": _own("Prometheus metrics.", {200: "The text format."}, "text/plain")},
-        },
+        "paths": paths,
         "components": {"schemas": {"Error": _error_schema()}},
     }
+
+
+def _relayed(listed: RelayedPath) -> Json:
+    operation = _operation("Relayed byte for byte, not judged.", answers=(200, 400, 404, 413, 415))
+    if listed.wildcard:
+        operation["parameters"] = [_parameter("below", "path", {"type": "string", "minLength": 1})]
+    if listed.method in ("POST", "PUT", "PATCH"):
+        fields: Json = {"type": "object", "properties": dict.fromkeys(STEERING_FIELDS, _forbidden())}
+        kinds = ("application/json", "multipart/form-data")
+        operation["requestBody"] = {"content": {kind: {"schema": fields} for kind in kinds}}
+    return operation
 
 
 def _chat() -> Json:

@@ -9,21 +9,33 @@ from contextlib import AsyncExitStack
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from proxy.asgi import ClientGone, header_map, read_body, send_reply, while_connected
+from proxy.asgi import (
+    ClientGone,
+    Sent,
+    header_map,
+    read_body,
+    send_error,
+    send_internal_error,
+    send_reply,
+    while_connected,
+)
 from proxy.chat_request import parse_chat_request
-from proxy.errors import PathNotRelayed, ProxyError, error_body
+from proxy.errors import PathNotRelayed, ProxyError
 from proxy.exchange import Action, ChatRequest, Reply
 from proxy.gate import Gate
-from proxy.headers import REQUEST_ID_HEADER, forwarded_headers, request_id_of, returned_headers
+from proxy.headers import request_id_of
 from proxy.metrics import CONTENT_TYPE, Metrics
 from proxy.readiness import Mismatch, Readiness, Ready, Unreachable
 from proxy.recovery import COMPLETIONS_PATH
+from proxy.relay import Relay
 from proxy.settings import Settings
-from proxy.upstream.protocol import Upstream, read_up_to
+from proxy.upstream.protocol import Upstream
 
 logger = logging.getLogger(__name__)
+
+SERVED = (f"POST {COMPLETIONS_PATH}", "GET /healthz", "GET /readyz", "GET /metrics", "GET /openapi.json")
 
 
 class ChatCompletions:
@@ -38,13 +50,13 @@ class ChatCompletions:
         """Answer one request. What goes wrong before the first byte is an OpenAI error body."""
         headers = header_map(scope)
         request_id = request_id_of(headers)
-        sent = _Sent(send)
+        sent = Sent(send)
         request: ChatRequest | None = None
         with self._metrics.in_flight.track_inprogress():
             try:
                 if scope["method"] != "POST":
                     raise PathNotRelayed(f"{COMPLETIONS_PATH} takes POST, not {scope['method']}")
-                body = await read_body(receive, self._settings.limits.max_request_bytes)
+                body = await read_body(receive, self._settings.limits.max_request_bytes, "limits.max_request_bytes")
                 key = self._settings.upstream.api_key
                 request = parse_chat_request(
                     body,
@@ -63,13 +75,13 @@ class ChatCompletions:
                 self._count(request, Action.FAILED)
                 if sent.started:
                     raise
-                await send_reply(_error_reply(error, request_id), send)
+                await send_error(error, request_id, send)
             except Exception:
                 self._count(request, Action.FAILED)
                 logger.exception("request %s failed", request_id)
                 if sent.started:
                     raise
-                await send_reply(_internal_error_reply(request_id), send)
+                await send_internal_error(request_id, send)
 
     async def _exchange(self, request: ChatRequest, stack: AsyncExitStack, send: Send) -> Reply:
         reply = await self._gate.answer(request, stack)
@@ -81,18 +93,6 @@ class ChatCompletions:
         self._metrics.requests.labels(action, mode).inc()
 
 
-class _Sent:
-    """``send``, and whether it has been used: an answer that has begun can no longer become an error body."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.started = False
-
-    async def __call__(self, message: Message) -> None:
-        self.started = True
-        await self._send(message)
-
-
 def build_routes(
     settings: Settings,
     *,
@@ -101,28 +101,7 @@ def build_routes(
     metrics: Metrics,
     check: Callable[[], Awaitable[Readiness]],
 ) -> Sequence[BaseRoute]:
-    """Return all routes; the last one answers every unlisted path."""
-
-    async def models(request: Request) -> Response:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        request_id = request_id_of(headers)
-        key = settings.upstream.api_key
-        try:
-            response = await upstream.send(
-                "GET",
-                request.url.path,
-                headers=forwarded_headers(headers, request_id, None if key is None else key.get_secret_value()),
-                purpose="client",
-            )
-            try:
-                body, whole = await read_up_to(response, settings.limits.max_judged_bytes)
-            finally:
-                await response.close()
-        except ProxyError as error:
-            return JSONResponse(error.body(), error.status, {REQUEST_ID_HEADER: request_id})
-        if not whole:
-            body = b""
-        return Response(body, response.status, returned_headers(response.headers, {REQUEST_ID_HEADER: request_id}))
+    """Return all routes; the last one relays the listed paths and refuses every other one."""
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -138,34 +117,10 @@ def build_routes(
     async def exposition(_request: Request) -> Response:
         return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
-    async def unlisted(request: Request) -> Response:
-        error = PathNotRelayed(
-            f"{request.method} {request.url.path} is not relayed; this proxy serves POST {COMPLETIONS_PATH}, "
-            "GET /v1/models, /healthz, /readyz and /metrics"
-        )
-        return JSONResponse(error.body(), error.status)
-
-    everything = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
     return [
         Route(COMPLETIONS_PATH, ChatCompletions(settings, gate=gate, metrics=metrics)),
-        Route("/v1/models", models),
-        Route("/v1/models/{model:path}", models),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", exposition),
-        Route("/{path:path}", unlisted, methods=everything),
+        Route("/{path:path}", Relay(settings, upstream=upstream, metrics=metrics, served=SERVED)),
     ]
-
-
-def _error_reply(error: ProxyError, request_id: str) -> Reply:
-    return _json_reply(error.status, error.body(), request_id)
-
-
-def _internal_error_reply(request_id: str) -> Reply:
-    message = f"the proxy failed; its log names request {request_id}"
-    return _json_reply(500, error_body(message, ProxyError.type, ProxyError.code), request_id)
-
-
-def _json_reply(status: int, body: dict[str, object], request_id: str) -> Reply:
-    response = JSONResponse(body, status)
-    return Reply(status, {"content-type": "application/json", REQUEST_ID_HEADER: request_id}, bytes(response.body))

@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from proxy.exchange import Mode
+from proxy.relayed_path import RelayedPath
 from proxy.steering import DialectName
 
 ENVIRONMENT_PREFIX = "RASS_PROXY_"
@@ -37,6 +38,10 @@ def _http_url(value: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} must not have a query or a fragment")
     return value.rstrip("/").removesuffix("/v1")
+
+
+def _relayed_path(value: str) -> str:
+    return str(RelayedPath.parse(value))
 
 
 class Group(BaseModel):
@@ -172,12 +177,41 @@ class LimitSettings(Group):
     )
 
 
+class RelaySettings(Group):
+    """Paths that are relayed byte for byte and not judged; nothing that is not listed is relayed."""
+
+    paths: tuple[Annotated[str, AfterValidator(_relayed_path)], ...] = Field(
+        default=(
+            "GET /v1/models",
+            "GET /v1/models/*",
+            "POST /v1/embeddings",
+            "POST /v1/moderations",
+            "POST /v1/rerank",
+            "POST /v1/score",
+            "POST /v1/audio/speech",
+            "POST /v1/audio/transcriptions",
+            "POST /v1/audio/translations",
+            "POST /v1/images/generations",
+            "POST /v1/images/edits",
+            "POST /v1/images/variations",
+            "POST /tokenize",
+            "POST /detokenize",
+        ),
+        description="Method and path of each; a last segment * stands for whatever comes below. Keep paths out that "
+        "change or reveal the engine.",
+    )
+    max_request_bytes: PositiveInt = Field(
+        default=33_554_432, description="Largest body; it is held whole, since it is looked through for engine fields."
+    )
+    max_answer_bytes: PositiveInt = Field(default=268_435_456, description="Largest answer; it is never held.")
+
+
 class RightSettings(Group):
     """What clients may do."""
 
     allow_client_steering: bool = Field(
         default=False,
-        description="Relay clients' steering fields (rass, vllm_xargs, kv_transfer_params).",
+        description="Relay clients' steering and engine-internal fields (rass, vllm_xargs and so on).",
     )
 
 
@@ -224,5 +258,6 @@ class Settings(BaseSettings):
     detectors: DetectorSettings = Field(default_factory=DetectorSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    relay: RelaySettings = Field(default_factory=RelaySettings)
     rights: RightSettings = Field(default_factory=RightSettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.verdict import Message
-from proxy.chat_request import STEERING_FIELDS, parse_chat_request
+from proxy.chat_request import parse_chat_request
+from proxy.engine_fields import STEERING_FIELDS
 from proxy.errors import InvalidBody, InvalidModeHeader, RequestError, SteeringNotPermitted
 from proxy.exchange import Mode
 

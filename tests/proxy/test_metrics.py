@@ -18,6 +18,7 @@ NAMES = {
     "rass_upstream_stale_socket_retries": (),
     "rass_hold_back_seconds": ("verdict",),
     "rass_recovery_seconds": (),
+    "rass_relayed_requests": ("path", "status"),
     "rass_requests_in_flight": (),
     "rass_mode": ("mode",),
 }
