@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from proxy.choice_recovery import ChoiceRecovery
 from proxy.dependencies import Dependencies
 from proxy.exchange import Mode
 from proxy.gate import Gate
@@ -50,10 +51,12 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
         answer_limit_bytes=judged_bytes,
         stream_limit_bytes=settings.stream.buffer_bytes,
     )
+    choices = ChoiceRecovery(recovery, observer, settings.recovery.max_attempts)
     held = HeldStreams(
         settings.stream,
         observer=observer,
         recovery=recovery,
+        choices=choices,
         ledger=ledger,
         metrics=deps.metrics,
         judged_bytes=judged_bytes,
@@ -63,6 +66,7 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
         upstream=deps.upstream,
         observer=observer,
         recovery=recovery,
+        choices=choices,
         ledger=ledger,
         held=held,
         judged_bytes=judged_bytes,

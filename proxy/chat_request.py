@@ -6,16 +6,14 @@ only what it could not guard: a body that it cannot read, and fields that steer 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
-from detectors.verdict import Message
 from proxy.engine_fields import parse_object, refuse_steering
 from proxy.errors import InvalidModeHeader
 from proxy.exchange import ChatRequest, Mode
 from proxy.headers import MODE_HEADER, forwarded_headers
-
-_EFFECT_FIELDS = ("store", "background", "previous_response_id")
-_TOOL_FIELDS = ("tools", "functions")
+from proxy.wires.chat import CHAT
+from proxy.wires.protocol import Surface, Wire
 
 
 def parse_chat_request(
@@ -26,27 +24,34 @@ def parse_chat_request(
     configured_mode: Mode,
     allow_client_steering: bool,
     api_key: str | None,
+    wire: Wire = CHAT,
+    recovered_surfaces: Collection[Surface] = tuple(Surface),
 ) -> ChatRequest:
-    """Read a chat completion request; header names are lower-case.
+    """Read a request to ``wire``; header names are lower-case, and other surfaces than those given are only observed.
 
     Raises ``InvalidBody``, ``InvalidModeHeader`` or ``SteeringNotPermitted``.
     """
     payload = parse_object(body)
     if not allow_client_steering:
         refuse_steering(payload)
-    messages, text_only = _messages(payload.get("messages"))
+    conversation = wire.conversation(payload)
+    observe_only = conversation.observe_only
+    if observe_only is None and wire.surface not in recovered_surfaces:
+        observe_only = f"refusals of {wire.path} are not recovered (recovery.surfaces)"
     model = payload.get("model")
     return ChatRequest(
         body=body,
         payload=payload,
         headers=forwarded_headers(headers, request_id, api_key),
-        messages=messages,
+        messages=conversation.messages,
         model=model if isinstance(model, str) else "",
         stream=payload.get("stream") is True,
         mode=_mode(headers.get(MODE_HEADER), configured_mode),
         request_id=request_id,
-        observe_only=_observe_only(payload, text_only),
-        text_only=text_only,
+        observe_only=observe_only,
+        text_only=conversation.text_only,
+        wire=wire,
+        choices=conversation.choices,
     )
 
 
@@ -58,52 +63,3 @@ def _mode(wanted: str | None, configured: Mode) -> Mode:
     except ValueError as error:
         known = ", ".join(Mode)
         raise InvalidModeHeader(f"{MODE_HEADER} is {wanted!r}; it takes one of {known}", param=MODE_HEADER) from error
-
-
-def _messages(raw: object) -> tuple[tuple[Message, ...], bool]:
-    """Return the conversation as text and whether that is all of it."""
-    if not isinstance(raw, Sequence) or isinstance(raw, str):
-        return (), False
-    messages: list[Message] = []
-    text_only = bool(raw)
-    for item in raw:
-        if not isinstance(item, Mapping) or not isinstance(item.get("role"), str):
-            return (), False
-        text, whole = _text(item.get("content"))
-        text_only = text_only and whole and not item.get("tool_calls") and item["role"] != "tool"
-        messages.append(Message(item["role"], text))
-    return tuple(messages), text_only
-
-
-def _text(content: object) -> tuple[str, bool]:
-    if content is None:
-        return "", True
-    if isinstance(content, str):
-        return content, True
-    if not isinstance(content, Sequence):
-        return "", False
-    parts = [
-        part["text"]
-        for part in content
-        if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
-    ]
-    return "\n".join(parts), len(parts) == len(content)
-
-
-def _observe_only(payload: Mapping[str, object], text_only: bool) -> str | None:
-    """Return why a request is not recovered, whatever its answer."""
-    for name in _EFFECT_FIELDS:
-        if payload.get(name):
-            return f"the request may have effects ({name})"
-    for name in _TOOL_FIELDS:
-        if payload.get(name):
-            return f"the request offers tools ({name})"
-    count = payload.get("n")
-    if count is not None and count != 1:
-        return "several choices were asked for (n)"
-    response_format = payload.get("response_format")
-    if isinstance(response_format, Mapping) and response_format.get("type") not in (None, "text"):
-        return "the answer is a structured output (response_format)"
-    if not text_only:
-        return "the conversation holds more than text"
-    return None

@@ -132,10 +132,13 @@ def error_body(message: str, kind: str, code: str, param: str | None = None) -> 
 
 
 def error_event(body: Mapping[str, object], after: bytes) -> bytes:
-    """Return ``body`` as a server-sent event, for a stream that fails after its head was sent.
+    """Return ``body`` as a server-sent event, for a stream that fails after its head was sent."""
+    return ended(after) + b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
-    ``after`` are the last bytes that went out: an event that broke in the middle is ended first, so that the error
-    stands by itself. A blank line too many is nothing to a parser.
+
+def ended(after: bytes) -> bytes:
+    """Return what ends an event that broke in the middle, so that the error after it stands by itself.
+
+    ``after`` are the last bytes that went out. A blank line too many is nothing to a parser.
     """
-    ended = after.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
-    return (b"" if ended else b"\n\n") + b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+    return b"" if after.endswith((b"\n\n", b"\r\n\r\n", b"\r\r")) else b"\n\n"

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from detectors.verdict import Message
+from proxy.wires.chat import CHAT
+from proxy.wires.protocol import Wire
 
 
 class Mode(StrEnum):
@@ -44,12 +46,13 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One chat completion as the client asked for it.
+    """One request for an answer as the client sent it.
 
     ``body`` are the client's bytes, which go upstream unchanged; ``payload`` is the same, parsed, and never modified.
     ``headers`` are those to send upstream. ``observe_only`` says why this request is never recovered (it may have
     effects, or the detectors do not see all of it), or is ``None``; ``text_only`` is False where messages hold more
-    than text, so that no detector can judge the whole.
+    than text, so that no detector can judge the whole. ``wire`` is the API that was called, ``choices`` how many
+    answers were asked for.
     """
 
     body: bytes = field(repr=False)
@@ -62,6 +65,8 @@ class ChatRequest:
     request_id: str
     observe_only: str | None = None
     text_only: bool = True
+    wire: Wire = CHAT
+    choices: int = 1
 
 
 async def nothing_more() -> None:

@@ -10,13 +10,14 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from proxy.answers import StreamReader, read_completion
-from proxy.errors import UpstreamError, error_event
+from proxy.answers import StreamReader, read_choices, together
+from proxy.choice_recovery import ChoiceRecovery
+from proxy.errors import UpstreamError
 from proxy.exchange import Action, ChatRequest, Mode, Reply
 from proxy.headers import returned_headers
 from proxy.held_streams import HeldStreams
 from proxy.ledger import UNREAD, Ledger, Outcome
-from proxy.recovery import COMPLETIONS_PATH, Recovery, untouched
+from proxy.recovery import Recovery, untouched
 from proxy.signals import Observer
 from proxy.upstream.protocol import Upstream, UpstreamResponse, read_up_to
 
@@ -33,7 +34,7 @@ class _Watched:
 
 
 class Gate:
-    """Answers chat completions."""
+    """Answers requests to the APIs whose answers are judged."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Gate:
         upstream: Upstream,
         observer: Observer,
         recovery: Recovery,
+        choices: ChoiceRecovery,
         ledger: Ledger,
         held: HeldStreams,
         judged_bytes: int,
@@ -48,6 +50,7 @@ class Gate:
         self._upstream = upstream
         self._observer = observer
         self._recovery = recovery
+        self._choices = choices
         self._ledger = ledger
         self._held = held
         self._judged_bytes = judged_bytes
@@ -59,7 +62,7 @@ class Gate:
         """
         self._recovery.budget.earn()
         response = await self._upstream.send(
-            "POST", COMPLETIONS_PATH, headers=request.headers, body=request.body, purpose="client"
+            "POST", request.wire.path, headers=request.headers, body=request.body, purpose="client"
         )
         stack.push_async_callback(response.close)
         streamed = response.headers.get("content-type", "").lower().startswith(_EVENT_STREAM)
@@ -86,19 +89,20 @@ class Gate:
         async def counted() -> None:
             self._ledger.count(request, action)
 
-        return Reply(response.status, headers, _rest_of(b"", response), counted)
+        return Reply(response.status, headers, _rest_of(request, b"", response), counted)
 
     async def _whole(self, request: ChatRequest, response: UpstreamResponse) -> Reply:
         body, whole = await read_up_to(response, self._judged_bytes)
-        answer = read_completion(body) if whole else None
-        if answer is None:
+        choices = read_choices(body, request.wire.gather(request.payload)) if whole else {}
+        if not choices:
             self._ledger.count(request, Action.UNJUDGED)
             own = self._ledger.headers(request, Action.UNJUDGED, zone=UNREAD, attempts=0)
-            return Reply(
-                response.status, returned_headers(response.headers, own), body if whole else _rest_of(body, response)
-            )
+            rest = body if whole else _rest_of(request, body, response)
+            return Reply(response.status, returned_headers(response.headers, own), rest)
+        answer = together(choices)
         signals = await self._observer.signals(request, answer, self._observer.language(request))
-        recovered = await self._recovery.run(request, signals)
+        recoveries = await self._choices.run(request, signals, self._choices.refused(choices, signals))
+        recovered = self._choices.merged(request, body, choices, recoveries)
         outcome = Outcome(signals, recovered)
         self._ledger.record(request, outcome, answer)
         headers = returned_headers(response.headers, self._ledger.outcome_headers(request, outcome))
@@ -108,7 +112,7 @@ class Gate:
 
     def _watched(self, request: ChatRequest, response: UpstreamResponse, language: str) -> Reply:
         """Relay a stream as it arrives, and judge it once the client has it."""
-        reader = StreamReader()
+        reader = StreamReader(request.wire.gather(request.payload))
         state = _Watched()
 
         async def relay() -> AsyncGenerator[bytes, None]:
@@ -121,7 +125,7 @@ class Gate:
                     yield chunk
             except UpstreamError as error:
                 state.failed = True
-                yield error_event(error.body(), state.last)
+                yield request.wire.error_event(error.body(), state.last)
 
         async def judge() -> None:
             if state.failed or reader.failed:
@@ -138,7 +142,7 @@ class Gate:
         return Reply(response.status, returned_headers(response.headers, own), relay(), judge)
 
 
-async def _rest_of(first: bytes, response: UpstreamResponse) -> AsyncGenerator[bytes, None]:
+async def _rest_of(request: ChatRequest, first: bytes, response: UpstreamResponse) -> AsyncGenerator[bytes, None]:
     """Yield ``first``, then the rest as it arrives.
 
     A failure ends an event stream with an error event; elsewhere it is raised, so that the client sees a body cut short
@@ -154,4 +158,4 @@ async def _rest_of(first: bytes, response: UpstreamResponse) -> AsyncGenerator[b
     except UpstreamError as error:
         if not response.headers.get("content-type", "").lower().startswith(_EVENT_STREAM):
             raise
-        yield error_event(error.body(), last)
+        yield request.wire.error_event(error.body(), last)

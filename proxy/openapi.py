@@ -13,14 +13,21 @@ from proxy.engine_fields import STEERING_FIELDS
 from proxy.exchange import Action, Mode
 from proxy.headers import ACTION_HEADER, ATTEMPTS_HEADER, MODE_HEADER, REFUSAL_HEADER, REQUEST_ID_HEADER, ZONE_HEADER
 from proxy.relayed_path import RelayedPath
+from proxy.wires.chat import CHAT
+from proxy.wires.completions import COMPLETIONS
+from proxy.wires.responses import RESPONSES
 
 Json = dict[str, object]
+
+_COUNT: Json = {"type": ["integer", "null"], "minimum": 1, "maximum": 128}
 
 
 def openapi_document(relayed: Sequence[RelayedPath]) -> Json:
     """Return the document (OpenAPI 3.1); ``relayed`` are the paths that the settings list."""
     paths: dict[str, dict[str, object]] = {
-        "/v1/chat/completions": {"post": _chat()},
+        CHAT.path: {"post": _chat()},
+        COMPLETIONS.path: {"post": _completions()},
+        RESPONSES.path: {"post": _responses()},
         "/healthz": {"get": _own("The process answers.", {200: "Always."})},
         "/readyz": {
             "get": _own("Whether the upstream answers and fits the bundle.", {200: "It does.", 503: "Why it does not."})
@@ -55,27 +62,40 @@ def _relayed(listed: RelayedPath) -> Json:
 
 
 def _chat() -> Json:
-    body: Json = {
-        "type": "object",
-        "required": ["model", "messages"],
-        "properties": {
-            "model": {"type": "string"},
-            "messages": {"type": "array", "items": {"type": "object"}},
-            "stream": {"type": ["boolean", "null"]},
-            "n": {"type": ["integer", "null"], "minimum": 1, "maximum": 128},
-            "tools": {"type": "array", "items": {"type": "object"}},
-            **dict.fromkeys(STEERING_FIELDS, _forbidden()),
-        },
-    }
-    return _judged("Answer a conversation; a likely over-refusal is recovered where the mode says so.", body)
+    messages: Json = {"type": "array", "items": {"type": "object"}}
+    summary = "Answer a conversation; a likely over-refusal is recovered where the mode says so."
+    return _judged(summary, "messages", messages, {"n": _COUNT, "tools": {"type": "array"}})
+
+
+def _completions() -> Json:
+    prompt: Json = {"type": ["string", "array"]}
+    summary = "Complete a prompt, judged as one user turn; recovered where recovery.surfaces lists it."
+    return _judged(summary, "prompt", prompt, {"n": _COUNT, "echo": {"type": ["boolean", "null"]}})
+
+
+def _responses() -> Json:
+    given: Json = {"type": ["string", "array"]}
+    summary = "Answer input items; recovered where recovery.surfaces lists it, store is false and no tools are offered."
+    return _judged(summary, "input", given, {"store": {"type": ["boolean", "null"]}, "tools": {"type": "array"}})
 
 
 def _forbidden() -> Json:
     return {"description": "Refused with 400 unless the operator allows clients to steer.", "not": {}}
 
 
-def _judged(summary: str, body: Json) -> Json:
-    """Return the operation of a path whose answers are judged."""
+def _judged(summary: str, asked: str, schema: Json, fields: Json) -> Json:
+    """Return the operation of a path whose answers are judged; ``asked`` is the field that holds the request."""
+    body: Json = {
+        "type": "object",
+        "required": ["model", asked],
+        "properties": {
+            "model": {"type": "string"},
+            asked: schema,
+            "stream": {"type": ["boolean", "null"]},
+            **fields,
+            **dict.fromkeys(STEERING_FIELDS, _forbidden()),
+        },
+    }
     return {
         **_operation(summary, answers=(200, 400, 404, 413, 422, 429)),
         "parameters": [

@@ -10,7 +10,15 @@ from time import perf_counter
 
 from detectors.bundle import Steering
 from detectors.verdict import RefusalKind, Zone
-from proxy.answers import ChatAnswer, RefusalForm, StreamReader, read_completion, stream_without_report, without_report
+from proxy.answers import (
+    ChatAnswer,
+    RefusalForm,
+    read_choices,
+    read_stream,
+    stream_without_report,
+    together,
+    without_report,
+)
 from proxy.errors import UpstreamError
 from proxy.exchange import ChatRequest
 from proxy.metrics import Metrics
@@ -20,7 +28,6 @@ from proxy.signals import Observer, Signals
 from proxy.steering import Dialect
 from proxy.upstream.protocol import Upstream, read_up_to
 
-COMPLETIONS_PATH = "/v1/chat/completions"
 SteeringPlan = Callable[[str, Zone], Steering | None]
 """From a language and a zone to how to steer there, or ``None`` where that is not recovered (`Bundle.steering`)."""
 
@@ -116,9 +123,14 @@ class Recovery:
         exists = self._dialect.can_steer and self._plan(signals.language, signals.zone) is not None
         return AttemptState(ladder=(Step.STEER,) if exists else (), limit=self._settings.max_attempts)
 
-    async def run(self, request: ChatRequest, signals: Signals) -> Recovered:
-        """Make attempts until policy says to deliver or a budget ends it; a failed attempt is data, not an error."""
+    async def run(self, request: ChatRequest, signals: Signals, *, limit: int | None = None) -> Recovered:
+        """Make attempts until policy says to deliver or a budget ends it; a failed attempt is data, not an error.
+
+        ``limit`` are the attempts that are left where other choices of the same answer had some already.
+        """
         state = self.start(signals)
+        if limit is not None:
+            state = replace(state, limit=min(state.limit, limit))
         started = perf_counter()
         tried = _Tried(AttemptResult.EMPTY)
         deadline = asyncio.get_running_loop().time() + self._settings.time_limit_s
@@ -151,7 +163,7 @@ class Recovery:
         headers = {name: value for name, value in request.headers.items() if name != "idempotency-key"}
         try:
             response = await self._upstream.send(
-                "POST", COMPLETIONS_PATH, headers=headers, body=json.dumps(payload).encode(), purpose="attempt"
+                "POST", request.wire.path, headers=headers, body=json.dumps(payload).encode(), purpose="attempt"
             )
             try:
                 limit = self._stream_limit_bytes if request.stream else self._answer_limit_bytes
@@ -162,9 +174,11 @@ class Recovery:
             return _Tried(AttemptResult.UPSTREAM_FAILED)
         if response.status != 200 or not whole:
             return _Tried(AttemptResult.UPSTREAM_FAILED)
-        answer = _read_stream(body) if request.stream else read_completion(body)
-        if answer is None:
+        gathered = request.wire.gather(request.payload)
+        choices = read_stream(body, gathered) if request.stream else read_choices(body, gathered)
+        if not choices:
             return _Tried(AttemptResult.UPSTREAM_FAILED)
+        answer = together(choices)
         result = await self._check(request, signals, answer)
         if result is not AttemptResult.ANSWERED:
             return _Tried(result)
@@ -190,10 +204,3 @@ class Recovery:
         if harm.harmful is None:
             return AttemptResult.UNCHECKED
         return AttemptResult.HARMFUL if harm.harmful else AttemptResult.ANSWERED
-
-
-def _read_stream(body: bytes) -> ChatAnswer | None:
-    """Read a whole streamed attempt; ``None`` where it failed or did not come to its end."""
-    reader = StreamReader()
-    reader.feed(body)
-    return None if reader.failed or not reader.done else reader.answer()

@@ -28,20 +28,25 @@ from proxy.gate import Gate
 from proxy.headers import request_id_of
 from proxy.metrics import CONTENT_TYPE, Metrics
 from proxy.readiness import Mismatch, Readiness, Ready, Unreachable
-from proxy.recovery import COMPLETIONS_PATH
 from proxy.relay import Relay
 from proxy.settings import Settings
 from proxy.upstream.protocol import Upstream
+from proxy.wires.chat import CHAT
+from proxy.wires.completions import COMPLETIONS
+from proxy.wires.protocol import Wire
+from proxy.wires.responses import RESPONSES
 
 logger = logging.getLogger(__name__)
 
-SERVED = (f"POST {COMPLETIONS_PATH}", "GET /healthz", "GET /readyz", "GET /metrics", "GET /openapi.json")
+JUDGED: tuple[Wire, ...] = (CHAT, COMPLETIONS, RESPONSES)
+SERVED = (*(f"POST {wire.path}" for wire in JUDGED), "GET /healthz", "GET /readyz", "GET /metrics", "GET /openapi.json")
 
 
-class ChatCompletions:
-    """``POST /v1/chat/completions`` as a plain ASGI application: no framework between the client and the gate."""
+class Answers:
+    """A path whose answers are judged, as a plain ASGI application: no framework between the client and the gate."""
 
-    def __init__(self, settings: Settings, *, gate: Gate, metrics: Metrics) -> None:
+    def __init__(self, wire: Wire, settings: Settings, *, gate: Gate, metrics: Metrics) -> None:
+        self._wire = wire
         self._settings = settings
         self._gate = gate
         self._metrics = metrics
@@ -55,7 +60,7 @@ class ChatCompletions:
         with self._metrics.in_flight.track_inprogress():
             try:
                 if scope["method"] != "POST":
-                    raise PathNotRelayed(f"{COMPLETIONS_PATH} takes POST, not {scope['method']}")
+                    raise PathNotRelayed(f"{self._wire.path} takes POST, not {scope['method']}")
                 body = await read_body(receive, self._settings.limits.max_request_bytes, "limits.max_request_bytes")
                 key = self._settings.upstream.api_key
                 request = parse_chat_request(
@@ -65,6 +70,8 @@ class ChatCompletions:
                     configured_mode=self._settings.mode,
                     allow_client_steering=self._settings.rights.allow_client_steering,
                     api_key=None if key is None else key.get_secret_value(),
+                    wire=self._wire,
+                    recovered_surfaces=self._settings.recovery.surfaces,
                 )
                 async with AsyncExitStack() as stack:
                     reply = await while_connected(receive, self._exchange(request, stack, sent))
@@ -118,7 +125,7 @@ def build_routes(
         return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
     return [
-        Route(COMPLETIONS_PATH, ChatCompletions(settings, gate=gate, metrics=metrics)),
+        *(Route(wire.path, Answers(wire, settings, gate=gate, metrics=metrics)) for wire in JUDGED),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", exposition),

@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from proxy.exchange import Mode
 from proxy.relayed_path import RelayedPath
 from proxy.steering import DialectName
+from proxy.wires.protocol import Surface
 
 ENVIRONMENT_PREFIX = "RASS_PROXY_"
 
@@ -84,7 +85,12 @@ class SteeringSettings(Group):
 class RecoverySettings(Group):
     """Budgets of recovery; each is a hard bound."""
 
-    max_attempts: PositiveInt = Field(default=2, description="Most attempts for one request.")
+    surfaces: tuple[Surface, ...] = Field(
+        default=(Surface.CHAT,),
+        description="APIs whose refusals are recovered (chat, completions, responses); the others are observed. The "
+        "served engine must steer what is listed here: `rass serve-model` has chat alone.",
+    )
+    max_attempts: PositiveInt = Field(default=2, description="Most attempts for one request, all choices together.")
     time_limit_s: PositiveFloat = Field(default=30.0, description="Longest recovery of one request, in seconds.")
     max_upstream_share: float = Field(
         default=1.0,
@@ -102,6 +108,10 @@ class StreamSettings(Group):
 
     head_chars: PositiveInt = Field(
         default=240, description="Characters after which an undecided head is judged as it is."
+    )
+    hold_reasoning: bool = Field(
+        default=False,
+        description="Hold reasoning (reasoning_content, reasoning) back with the head; false relays it at once.",
     )
     head_ms: PositiveInt = Field(default=1500, description="Milliseconds from the first content to the same.")
     buffer_bytes: PositiveInt = Field(

@@ -95,7 +95,7 @@ class Observer:
         self._deadline_s = deadline_s
 
     def refusal(self, answer: ChatAnswer) -> RefusalVerdict | None:
-        """Judge an answer: refused only if every choice is; a tool call is an answer."""
+        """Judge an answer: refused if any choice is; a tool call is an answer."""
         if answer.called_tools:
             return RefusalVerdict(RefusalKind.ANSWER, 0.0, "the answer calls a tool")
         if answer.form is not RefusalForm.TEXT:
@@ -104,7 +104,8 @@ class Observer:
         judged = [verdict for verdict in verdicts if verdict is not None]
         if len(judged) < len(verdicts):
             return None
-        return min(judged, key=lambda verdict: verdict.score)
+        refused = next((verdict for verdict in judged if verdict.refused), None)
+        return refused or min(judged, key=lambda verdict: verdict.score)
 
     def judge(self, text: str) -> RefusalVerdict | None:
         """Judge one text; ``None`` when the detector failed."""
