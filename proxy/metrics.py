@@ -21,7 +21,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "rass_requests_total",
-            "Chat completions by what was done with them.",
+            "Requests to judged paths by what was done with them.",
             ("outcome", "mode"),
             registry=self.registry,
         )

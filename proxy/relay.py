@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.asgi import ClientGone, Sent, header_map, read_body, send_error, send_reply, while_connected
+from proxy.asgi import (
+    ClientGone,
+    Sent,
+    header_map,
+    read_body,
+    send_error,
+    send_internal_error,
+    send_reply,
+    while_connected,
+)
 from proxy.engine_fields import refuse_steering_in
 from proxy.errors import AnswerTooLarge, PathNotRelayed, ProxyError, UpstreamError, error_event
 from proxy.exchange import Reply
@@ -17,6 +27,8 @@ from proxy.metrics import Metrics
 from proxy.relayed_path import RelayedPath
 from proxy.settings import Settings
 from proxy.upstream.protocol import Upstream, UpstreamResponse
+
+logger = logging.getLogger(__name__)
 
 
 class Relay:
@@ -49,6 +61,11 @@ class Relay:
             if sent.started:
                 raise
             await send_error(error, request_id, send)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            if sent.started:
+                raise
+            await send_internal_error(request_id, send)
 
     def _listed(self, method: str, path: str) -> RelayedPath:
         for listed in self._paths:
