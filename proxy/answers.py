@@ -1,11 +1,12 @@
-"""What a chat completion says, read from a whole body or gathered from the chunks of a stream."""
+"""What an answer says, read from a whole body or gathered from the events of a stream."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from proxy.stream import SseEvent, SseParser
 
@@ -22,7 +23,7 @@ class RefusalForm(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """The part of a completion that detectors judge.
+    """The part of an answer that detectors judge.
 
     ``texts`` holds one text per choice, by index; ``called_tools`` is True when any choice called one; ``steered`` is
     what a steering engine reported about this answer (``None``: it reported nothing).
@@ -34,123 +35,139 @@ class ChatAnswer:
     steered: bool | None
 
 
-@dataclass(slots=True)
-class _Choice:
-    parts: list[str] = field(default_factory=list)
-    typed: bool = False
-    filtered: bool = False
-    called_tools: bool = False
-
-    def add(self, message: Mapping[str, object], finish_reason: object) -> str:
-        """Take in a message or a delta and return the text that it added."""
-        content = message.get("content")
-        text = content if isinstance(content, str) else ""
-        if text:
-            self.parts.append(text)
-        self.typed = self.typed or bool(message.get("refusal"))
-        self.called_tools = self.called_tools or bool(message.get("tool_calls") or message.get("function_call"))
-        self.filtered = self.filtered or finish_reason == "content_filter"
-        return text
-
-
-class _Gathered:
-    """Choices by index, from one body or many chunks."""
-
-    def __init__(self) -> None:
-        self._choices: dict[int, _Choice] = {}
-        self._steered: bool | None = None
-
-    def add(self, payload: Mapping[str, object], part: str) -> str:
-        """Take in one body or chunk (``part`` is ``message`` or ``delta``) and return choice 0's new text."""
-        report = payload.get("rass")
-        if isinstance(report, Mapping) and isinstance(report.get("steered"), bool):
-            self._steered = report["steered"]
-        choices = payload.get("choices")
-        added = ""
-        for position, raw in enumerate(choices if isinstance(choices, Sequence) else ()):
-            if not isinstance(raw, Mapping):
-                continue
-            index = raw.get("index", position)
-            message = raw.get(part)
-            if not isinstance(index, int) or not isinstance(message, Mapping):
-                continue
-            text = self._choices.setdefault(index, _Choice()).add(message, raw.get("finish_reason"))
-            if index == 0:
-                added += text
-        return added
-
-    def answer(self) -> ChatAnswer:
-        choices = [self._choices[index] for index in sorted(self._choices)]
-        form = RefusalForm.TEXT
-        if any(choice.typed for choice in choices):
-            form = RefusalForm.TYPED
-        elif any(choice.filtered for choice in choices):
-            form = RefusalForm.FILTER
-        return ChatAnswer(
-            texts=tuple("".join(choice.parts) for choice in choices),
-            form=form,
-            called_tools=any(choice.called_tools for choice in choices),
-            steered=self._steered,
-        )
-
-
-def read_completion(body: bytes) -> ChatAnswer | None:
-    """Read a whole completion; ``None`` where the body is no completion with at least one choice."""
-    payload = _object(body)
-    if payload is None:
-        return None
-    gathered = _Gathered()
-    gathered.add(payload, "message")
-    answer = gathered.answer()
-    return answer if answer.texts else None
-
-
 FILTERED = ChatAnswer(texts=(), form=RefusalForm.FILTER, called_tools=False, steered=None)
 """What a provider says that answers with an error because its filter struck."""
 
 
 def is_filter_error(body: bytes) -> bool:
     """Whether an error body is that of a provider's content filter (Azure answers so with status 400)."""
-    error = (_object(body) or {}).get("error")
+    error = (json_object(body) or {}).get("error")
     return isinstance(error, Mapping) and error.get("code") == "content_filter"
 
 
+class Gathered(Protocol):
+    """Choices by index, from one body or from the events of one stream."""
+
+    finished: bool
+    """Whether the answer says of itself that it came to its end (streams that end with ``[DONE]`` need not)."""
+    failed: bool
+    """Whether the upstream reported a failure in the place of an answer."""
+    reasoned: bool
+    """Whether reasoning was seen outside of the answer's text."""
+
+    def add_body(self, payload: Mapping[str, object]) -> None:
+        """Take in a whole body."""
+        ...
+
+    def add_event(self, payload: Mapping[str, object]) -> Mapping[int, str]:
+        """Take in one event and return the text that it added to each choice."""
+        ...
+
+    def choices(self) -> dict[int, ChatAnswer]:
+        """Return each choice as an answer of its own."""
+        ...
+
+
+def together(choices: Mapping[int, ChatAnswer]) -> ChatAnswer:
+    """Return all choices of one answer as one."""
+    ordered = [choices[index] for index in sorted(choices)]
+    form = RefusalForm.TEXT
+    for worse in (RefusalForm.TYPED, RefusalForm.FILTER):
+        if form is RefusalForm.TEXT and any(choice.form is worse for choice in ordered):
+            form = worse
+    reports = [choice.steered for choice in ordered if choice.steered is not None]
+    return ChatAnswer(
+        texts=tuple(text for choice in ordered for text in choice.texts),
+        form=form,
+        called_tools=any(choice.called_tools for choice in ordered),
+        steered=all(reports) if reports else None,
+    )
+
+
+def read_choices(body: bytes, gathered: Gathered) -> dict[int, ChatAnswer]:
+    """Read a whole answer; empty where the body is none, or says that it failed."""
+    payload = json_object(body)
+    if payload is None:
+        return {}
+    gathered.add_body(payload)
+    return {} if gathered.failed else gathered.choices()
+
+
 class StreamReader:
-    """Gathers a streamed completion from its bytes, split anywhere."""
+    """Gathers a streamed answer from its bytes, split anywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, gathered: Gathered) -> None:
         self._parser = SseParser()
-        self._gathered = _Gathered()
-        self.done = False
-        """Whether the stream's own end (``[DONE]``) was seen."""
-        self.failed = False
+        self._gathered = gathered
+        self._done = False
+
+    @property
+    def done(self) -> bool:
+        """Whether the stream's own end was seen."""
+        return self._done or self._gathered.finished
+
+    @property
+    def failed(self) -> bool:
         """Whether the upstream sent an error event."""
+        return self._gathered.failed
 
-    def feed(self, chunk: bytes) -> str:
-        """Take in bytes and return the text that they added to choice 0."""
-        return "".join(self._take(event) for event in self._parser.feed(chunk))
+    @property
+    def reasoned(self) -> bool:
+        """Whether reasoning was seen outside of the answer's text."""
+        return self._gathered.reasoned
 
-    def _take(self, event: SseEvent) -> str:
+    def feed(self, chunk: bytes) -> dict[int, str]:
+        """Take in bytes and return the text that they added to each choice."""
+        added: dict[int, str] = {}
+        for event in self._parser.feed(chunk):
+            for index, text in self._take(event).items():
+                added[index] = added.get(index, "") + text
+        return added
+
+    def _take(self, event: SseEvent) -> Mapping[int, str]:
         if event.data == DONE:
-            self.done = True
-            return ""
-        payload = _object(event.data)
-        if payload is None:
-            return ""
-        self.failed = self.failed or "error" in payload
-        return self._gathered.add(payload, "delta")
+            self._done = True
+            return {}
+        payload = json_object(event.data)
+        return {} if payload is None else self._gathered.add_event(payload)
+
+    def choices(self) -> dict[int, ChatAnswer]:
+        """Return what was gathered so far, choice by choice."""
+        return self._gathered.choices()
 
     def answer(self) -> ChatAnswer:
         """Return what was gathered so far."""
-        return self._gathered.answer()
+        return together(self.choices())
+
+
+def read_stream(body: bytes, gathered: Gathered) -> dict[int, ChatAnswer]:
+    """Read a whole stream; empty where it failed or did not come to its end."""
+    reader = StreamReader(gathered)
+    reader.feed(body)
+    return {} if reader.failed or not reader.done else reader.choices()
+
+
+def steering_report(payload: Mapping[str, object]) -> bool | None:
+    """Return whether an engine says that it steered; it says so beside the answer, or inside of a response object."""
+    for holder in (payload, payload.get("response")):
+        report = holder.get("rass") if isinstance(holder, Mapping) else None
+        if isinstance(report, Mapping) and isinstance(report.get("steered"), bool):
+            return bool(report["steered"])
+    return None
 
 
 def without_report(body: bytes) -> bytes:
-    """Return a completion's body without the engine's steering report, which holds coordinates."""
-    payload = _object(body)
-    if payload is None or "rass" not in payload:
+    """Return an answer's body without the engine's steering report, which holds coordinates."""
+    payload = json_object(body)
+    if payload is None:
         return body
-    return json.dumps({name: value for name, value in payload.items() if name != "rass"}, ensure_ascii=False).encode()
+    inner = payload.get("response")
+    if "rass" not in payload and not (isinstance(inner, Mapping) and "rass" in inner):
+        return body
+    clean = _without_rass(payload)
+    if isinstance(inner, Mapping):
+        clean["response"] = _without_rass(inner)
+    return json.dumps(clean, ensure_ascii=False).encode()
 
 
 def stream_without_report(body: bytes) -> bytes:
@@ -162,7 +179,12 @@ def stream_without_report(body: bytes) -> bytes:
     return b"".join(written)
 
 
-def _object(body: bytes | str) -> dict[str, object] | None:
+def _without_rass(payload: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in payload.items() if name != "rass"}
+
+
+def json_object(body: bytes | str) -> dict[str, object] | None:
+    """Return the JSON object that ``body`` is, or ``None``."""
     try:
         payload = json.loads(body)
     except (ValueError, RecursionError):

@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import json
+from collections.abc import Awaitable, Mapping
 from contextlib import aclosing
+from time import perf_counter
+from types import MappingProxyType
 from typing import TypeVar
 
-from starlette.types import Receive, Scope, Send
+from prometheus_client import Histogram
+from starlette.types import Message, Receive, Scope, Send
 
-from proxy.errors import BodyTooLarge
+from proxy.errors import BodyTooLarge, ProxyError, error_body
 from proxy.exchange import Reply
+from proxy.headers import REQUEST_ID_HEADER
+from proxy.stream import KEEP_ALIVE
 
 T = TypeVar("T")
 
 
 class ClientGone(Exception):
     """The client closed the connection before it had its answer."""
+
+
+class Sent:
+    """``send``, and whether it has been used: an answer that has begun can no longer become an error body.
+
+    Where ``first_token`` is set, the first bytes of the body that are no keep-alive comment are timed from the moment
+    in which this was made.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._arrived = perf_counter()
+        self.started = False
+        self.first_token: Histogram | None = None
+
+    async def __call__(self, message: Message) -> None:
+        """Send one message."""
+        self.started = True
+        await self._send(message)
+        if self.first_token is not None and message.get("body", b"") not in (b"", KEEP_ALIVE):
+            self.first_token.observe(perf_counter() - self._arrived)
+            self.first_token = None
 
 
 def header_map(scope: Scope) -> dict[str, str]:
@@ -28,8 +56,8 @@ def header_map(scope: Scope) -> dict[str, str]:
     return headers
 
 
-async def read_body(receive: Receive, limit_bytes: int) -> bytes:
-    """Read a request's body; raises ``BodyTooLarge`` or ``ClientGone``."""
+async def read_body(receive: Receive, limit_bytes: int, setting: str) -> bytes:
+    """Read a request's body; raises ``BodyTooLarge``, which names the ``setting`` of the limit, or ``ClientGone``."""
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -39,7 +67,7 @@ async def read_body(receive: Receive, limit_bytes: int) -> bytes:
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit_bytes:
-            raise BodyTooLarge(f"the request body is longer than {limit_bytes} bytes (limits.max_request_bytes)")
+            raise BodyTooLarge(f"the request body is longer than {limit_bytes} bytes ({setting})")
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
@@ -77,6 +105,30 @@ async def send_reply(reply: Reply, send: Send) -> None:
         async for chunk in chunks:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def send_error(error: ProxyError, request_id: str, send: Send) -> None:
+    """Send an error as an OpenAI error body."""
+    await send_json(error.status, error.body(), request_id, send, error.headers())
+
+
+async def send_internal_error(request_id: str, send: Send) -> None:
+    """Send what a client may know of an error that nobody foresaw."""
+    message = f"the proxy failed; its log names request {request_id}"
+    body = error_body(message, ProxyError.type, ProxyError.code)
+    await send_json(ProxyError.status, body, request_id, send)
+
+
+async def send_json(
+    status: int,
+    body: dict[str, object],
+    request_id: str,
+    send: Send,
+    more: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Send a body of the proxy's own, with ``more`` headers."""
+    headers = {**more, "content-type": "application/json", REQUEST_ID_HEADER: request_id}
+    await send_reply(Reply(status, headers, json.dumps(body, ensure_ascii=False).encode()), send)
 
 
 async def _disconnected(receive: Receive) -> None:

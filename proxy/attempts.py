@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 from detectors.verdict import RefusalKind
-from proxy.answers import ChatAnswer, RefusalForm, StreamReader, read_completion, stream_without_report, without_report
+from proxy.answers import (
+    ChatAnswer,
+    RefusalForm,
+    read_choices,
+    read_stream,
+    stream_without_report,
+    together,
+    without_report,
+)
 from proxy.errors import UpstreamError, UpstreamUnreachable
 from proxy.exchange import ChatRequest
 from proxy.ladder import Step
@@ -42,14 +50,12 @@ class Attempts:
         self,
         steps: Steps,
         *,
-        path: str,
         dialect: Dialect,
         observer: Observer,
         answer_limit_bytes: int,
         stream_limit_bytes: int,
     ) -> None:
         self._steps = steps
-        self._path = path
         self._dialect = dialect
         self._observer = observer
         self._answer_limit_bytes = answer_limit_bytes
@@ -76,7 +82,11 @@ class Attempts:
         prompt = self.prompt_spending(request)
         try:
             response = await order.upstream.send(
-                "POST", self._path, headers=order.headers, body=json.dumps(order.payload).encode(), purpose="attempt"
+                "POST",
+                request.wire.path,
+                headers=order.headers,
+                body=json.dumps(order.payload).encode(),
+                purpose="attempt",
             )
             try:
                 if response.status != 200:
@@ -88,11 +98,11 @@ class Attempts:
         except UpstreamError as error:
             spent = NOTHING_SPENT if isinstance(error, UpstreamUnreachable) else prompt
             return _ended(step, AttemptResult.UPSTREAM_FAILED, spent)
-        answer = None
-        if whole:
-            answer = _read_stream(body) if request.stream else read_completion(body)
-        if answer is None:
+        gathered = request.wire.gather(order.payload)
+        choices = (read_stream if request.stream else read_choices)(body, gathered) if whole else {}
+        if not choices:
             return _ended(step, AttemptResult.UPSTREAM_FAILED, prompt)
+        answer = together(choices)
         spent = spending(body, streamed=request.stream, prompt=prompt.tokens, answer=answer.texts)
         result = await self._check(request, signals, order, answer)
         if result is not AttemptResult.ANSWERED:
@@ -123,10 +133,3 @@ class Attempts:
 
 def _ended(step: Step, result: AttemptResult, spent: Spending) -> Tried:
     return Tried(Attempt(step, result, spent.tokens, spent.estimated))
-
-
-def _read_stream(body: bytes) -> ChatAnswer | None:
-    """Read a whole streamed attempt; ``None`` where it failed or did not come to its end."""
-    reader = StreamReader()
-    reader.feed(body)
-    return None if reader.failed or not reader.done else reader.answer()

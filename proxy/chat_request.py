@@ -6,19 +6,14 @@ only what it could not guard: a body that it cannot read, and fields that steer 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
-from detectors.verdict import Message
-from proxy.errors import InvalidBody, InvalidModeHeader, SteeringNotPermitted
+from proxy.engine_fields import refuse_steering
+from proxy.errors import InvalidModeHeader
 from proxy.exchange import ChatRequest, Mode, ModeSource
 from proxy.headers import MODE_HEADER, forwarded_headers
-
-# What engines and their plugins take their orders from; some of them run pickled code that they are sent.
-STEERING_FIELDS = ("rass", "vllm_xargs", "kv_transfer_params")
-
-_EFFECT_FIELDS = ("store", "background", "previous_response_id")
-_TOOL_FIELDS = ("tools", "functions")
+from proxy.wires.chat import CHAT
+from proxy.wires.protocol import Surface, Wire
 
 
 def parse_chat_request(
@@ -30,46 +25,36 @@ def parse_chat_request(
     configured_mode: Mode,
     allow_client_steering: bool,
     api_key: str | None,
+    wire: Wire = CHAT,
+    recovered_surfaces: Collection[Surface] = tuple(Surface),
 ) -> ChatRequest:
-    """Read a chat completion request whose ``body`` was parsed as ``payload``; header names are lower-case.
+    """Read a request to ``wire`` whose ``body`` was parsed as ``payload``; header names are lower-case.
 
+    Refusals of other surfaces than ``recovered_surfaces`` are only observed.
     Raises ``InvalidModeHeader`` or ``SteeringNotPermitted``.
     """
     if not allow_client_steering:
-        for name in STEERING_FIELDS:
-            if name in payload:
-                raise SteeringNotPermitted(
-                    f"the field {name!r} steers the engine and is not accepted from clients; leave it out, or ask the "
-                    "operator for the setting rights.allow_client_steering",
-                    param=name,
-                )
-    messages, text_only = _messages(payload.get("messages"))
+        refuse_steering(payload)
+    conversation = wire.conversation(payload)
+    observe_only = conversation.observe_only
+    if observe_only is None and wire.surface not in recovered_surfaces:
+        observe_only = f"refusals of {wire.path} are not recovered (recovery.surfaces)"
     mode = _mode(headers.get(MODE_HEADER), configured_mode)
     return ChatRequest(
         body=body,
         payload=payload,
         headers=forwarded_headers(headers, request_id, api_key),
-        messages=messages,
+        messages=conversation.messages,
         model=model_of(payload),
         stream=payload.get("stream") is True,
         mode=mode,
         mode_by=ModeSource.CONFIGURATION if mode is configured_mode else ModeSource.CLIENT_HEADER,
         request_id=request_id,
-        observe_only=_observe_only(payload, text_only),
-        text_only=text_only,
+        observe_only=observe_only,
+        text_only=conversation.text_only,
+        wire=wire,
+        choices=conversation.choices,
     )
-
-
-def parse_object(body: bytes) -> dict[str, object]:
-    """Return the JSON object that ``body`` holds; raises ``InvalidBody``."""
-    try:
-        payload = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise InvalidBody(f"the request body is not valid JSON: {reason}") from error
-    if not isinstance(payload, dict):
-        raise InvalidBody(f"the request body must be a JSON object, not {type(payload).__name__}")
-    return payload
 
 
 def model_of(payload: Mapping[str, object]) -> str:
@@ -86,52 +71,3 @@ def _mode(wanted: str | None, configured: Mode) -> Mode:
     except ValueError as error:
         known = ", ".join(Mode)
         raise InvalidModeHeader(f"{MODE_HEADER} is {wanted!r}; it takes one of {known}", param=MODE_HEADER) from error
-
-
-def _messages(raw: object) -> tuple[tuple[Message, ...], bool]:
-    """Return the conversation as text and whether that is all of it."""
-    if not isinstance(raw, Sequence) or isinstance(raw, str):
-        return (), False
-    messages: list[Message] = []
-    text_only = bool(raw)
-    for item in raw:
-        if not isinstance(item, Mapping) or not isinstance(item.get("role"), str):
-            return (), False
-        text, whole = _text(item.get("content"))
-        text_only = text_only and whole and not item.get("tool_calls") and item["role"] != "tool"
-        messages.append(Message(item["role"], text))
-    return tuple(messages), text_only
-
-
-def _text(content: object) -> tuple[str, bool]:
-    if content is None:
-        return "", True
-    if isinstance(content, str):
-        return content, True
-    if not isinstance(content, Sequence):
-        return "", False
-    parts = [
-        part["text"]
-        for part in content
-        if isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
-    ]
-    return "\n".join(parts), len(parts) == len(content)
-
-
-def _observe_only(payload: Mapping[str, object], text_only: bool) -> str | None:
-    """Return why a request is not recovered, whatever its answer."""
-    for name in _EFFECT_FIELDS:
-        if payload.get(name):
-            return f"the request may have effects ({name})"
-    for name in _TOOL_FIELDS:
-        if payload.get(name):
-            return f"the request offers tools ({name})"
-    count = payload.get("n")
-    if count is not None and count != 1:
-        return "several choices were asked for (n)"
-    response_format = payload.get("response_format")
-    if isinstance(response_format, Mapping) and response_format.get("type") not in (None, "text"):
-        return "the answer is a structured output (response_format)"
-    if not text_only:
-        return "the conversation holds more than text"
-    return None

@@ -26,11 +26,11 @@ from detectors.refusal import TextRefusalDetector
 from detectors.runtime import RuntimeSettings
 from detectors.verdict import AnswerHarmDetector, BoundaryDetector
 from proxy.errors import StartupError
-from proxy.recovery import COMPLETIONS_PATH
 from proxy.settings import BoundaryKind, Settings
 from proxy.signals import Detectors
 from proxy.upstream.post import PostOverUpstream
 from proxy.upstream.protocol import Upstream
+from proxy.wires.chat import CHAT
 
 
 def choose_detectors(
@@ -119,7 +119,7 @@ def _judge(settings: Settings, judging: Upstream, question: JudgeQuestion, *, pr
         timeout_s=judge.timeout_s,
     )
     secret = None if key is None else key.get_secret_value()
-    return Judge(PostOverUpstream(judging, COMPLETIONS_PATH, secret, purpose="judge"), rules)
+    return Judge(PostOverUpstream(judging, CHAT.path, secret, purpose="judge"), rules)
 
 
 def _classifier(

@@ -4,6 +4,7 @@ ProxyError                       an exchange ends with an OpenAI-shaped error bo
 ├── RequestError                 the client can mend it
 │   ├── InvalidBody              400  no JSON object, or nested too deeply
 │   ├── BodyTooLarge             413
+│   ├── UnsupportedBody          415  neither JSON nor a form that can be looked through
 │   ├── InvalidModeHeader        400
 │   ├── SteeringNotPermitted     400  steering or engine-internal fields without the right
 │   ├── PathNotRelayed           404
@@ -13,6 +14,7 @@ ProxyError                       an exchange ends with an OpenAI-shaped error bo
     ├── UpstreamTimedOut         504
     │   └── UpstreamConnectTimedOut   nothing was sent yet
     ├── UpstreamBroke            502  it answered, then stopped in the middle, or with what is no HTTP
+    ├── AnswerTooLarge           502  longer than ``relay.max_answer_bytes``
     ├── UpstreamOverloaded       429  no place within the limits; carries Retry-After
     └── UpstreamCircuitOpen      503  it failed too often; carries Retry-After
 StartupError                     the program does not start; the message says what to do
@@ -65,10 +67,17 @@ class InvalidBody(RequestError):
 
 
 class BodyTooLarge(RequestError):
-    """The body is longer than ``limits.max_request_bytes``."""
+    """The body is longer than the limit of its path."""
 
     status = 413
     code = "request_too_large"
+
+
+class UnsupportedBody(RequestError):
+    """The body is neither a JSON object nor a form whose fields can be told."""
+
+    status = 415
+    code = "unsupported_body"
 
 
 class InvalidModeHeader(RequestError):
@@ -143,6 +152,12 @@ class UpstreamCircuitOpen(UpstreamError):
     code = "upstream_circuit_open"
 
 
+class AnswerTooLarge(UpstreamError):
+    """A relayed answer is longer than ``relay.max_answer_bytes``."""
+
+    code = "upstream_answer_too_large"
+
+
 class StartupError(Exception):
     """The program cannot start as it was asked to; the message says what to do. Exit code 2."""
 
@@ -153,10 +168,13 @@ def error_body(message: str, kind: str, code: str, param: str | None = None) -> 
 
 
 def error_event(body: Mapping[str, object], after: bytes) -> bytes:
-    """Return ``body`` as a server-sent event, for a stream that fails after its head was sent.
+    """Return ``body`` as a server-sent event, for a stream that fails after its head was sent."""
+    return ended(after) + b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
-    ``after`` are the last bytes that went out: an event that broke in the middle is ended first, so that the error
-    stands by itself. A blank line too many is nothing to a parser.
+
+def ended(after: bytes) -> bytes:
+    """Return what ends an event that broke in the middle, so that the error after it stands by itself.
+
+    ``after`` are the last bytes that went out. A blank line too many is nothing to a parser.
     """
-    ended = after.endswith((b"\n\n", b"\r\n\r\n", b"\r\r"))
-    return (b"" if ended else b"\n\n") + b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+    return b"" if after.endswith((b"\n\n", b"\r\n\r\n", b"\r\r")) else b"\n\n"

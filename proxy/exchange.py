@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from detectors.verdict import Message
+from proxy.wires.chat import CHAT
+from proxy.wires.protocol import Wire
 
 
 class Mode(StrEnum):
@@ -75,13 +77,14 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """One chat completion as the client asked for it.
+    """One request for an answer as the client sent it.
 
     ``body`` are the client's bytes, which go upstream unchanged; ``payload`` is the same, parsed, and never modified.
     ``headers`` are those to send upstream. ``observe_only`` says why this request is never recovered (it may have
     effects, or the detectors do not see all of it), or is ``None``; ``text_only`` is False where messages hold more
     than text, so that no detector can judge the whole. ``mode_by`` says who chose the mode, ``key_id`` is the opaque
-    id of the client's key, and ``unsteered`` says why mode steer sent the request as it came.
+    id of the client's key, and ``unsteered`` says why mode steer sent the request as it came. ``wire`` is the API that
+    was called, ``choices`` how many answers were asked for.
     """
 
     body: bytes = field(repr=False)
@@ -97,6 +100,8 @@ class ChatRequest:
     mode_by: ModeSource = ModeSource.CONFIGURATION
     key_id: str = "anonymous"
     unsteered: str | None = None
+    wire: Wire = CHAT
+    choices: int = 1
 
 
 async def nothing_more() -> None:

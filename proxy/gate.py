@@ -7,17 +7,18 @@ held back are `proxy.held_streams`'s.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from proxy.answers import FILTERED, ChatAnswer, StreamReader, is_filter_error, read_completion
-from proxy.errors import UpstreamError, error_event
+from proxy.answers import FILTERED, ChatAnswer, StreamReader, is_filter_error, read_choices, together
+from proxy.choice_recovery import ChoiceRecovery
+from proxy.errors import UpstreamError
 from proxy.exchange import Action, ChatRequest, Mode, Reply
 from proxy.headers import returned_headers
 from proxy.held_streams import HeldStreams
 from proxy.ledger import UNREAD, Ledger, Outcome
-from proxy.recovery import COMPLETIONS_PATH, Recovery, untouched
+from proxy.recovery import Recovery, untouched
 from proxy.shadow import Shadow
 from proxy.signals import Observer, Signals
 from proxy.steer_first import Before, SteerFirst
@@ -37,7 +38,7 @@ class _Watched:
 
 
 class Gate:
-    """Answers chat completions."""
+    """Answers requests to the APIs whose answers are judged."""
 
     def __init__(
         self,
@@ -45,6 +46,7 @@ class Gate:
         upstream: Upstream,
         observer: Observer,
         recovery: Recovery,
+        choices: ChoiceRecovery,
         ledger: Ledger,
         held: HeldStreams,
         steer_first: SteerFirst,
@@ -54,6 +56,7 @@ class Gate:
         self._upstream = upstream
         self._observer = observer
         self._recovery = recovery
+        self._choices = choices
         self._ledger = ledger
         self._held = held
         self._steer_first = steer_first
@@ -73,7 +76,7 @@ class Gate:
                 return steered
             before, request = steered, steered.request
         response = await self._upstream.send(
-            "POST", COMPLETIONS_PATH, headers=request.headers, body=request.body, purpose="client"
+            "POST", request.wire.path, headers=request.headers, body=request.body, purpose="client"
         )
         stack.push_async_callback(response.close)
         streamed = response.headers.get("content-type", "").lower().startswith(_EVENT_STREAM)
@@ -104,7 +107,7 @@ class Gate:
         async def counted() -> None:
             self._ledger.count(request, action)
 
-        return Reply(response.status, headers, _rest_of(b"", response), counted)
+        return Reply(response.status, headers, _rest_of(request, b"", response), counted)
 
     async def _rejected(self, before: Before, response: UpstreamResponse) -> Reply:
         """Relay an error of the request; one that a provider's content filter made is a refusal and counted as one."""
@@ -119,26 +122,27 @@ class Gate:
             self._ledger.count(request, Action.UPSTREAM_ERROR)
             attempts = len(before.attempts)
             own = self._ledger.headers(request, Action.UPSTREAM_ERROR, zone=UNREAD, attempts=attempts)
-        return Reply(
-            response.status, returned_headers(response.headers, own), body if whole else _rest_of(body, response)
-        )
+        rest = body if whole else _rest_of(request, body, response)
+        return Reply(response.status, returned_headers(response.headers, own), rest)
 
     async def _whole(self, before: Before, response: UpstreamResponse) -> Reply:
         request = before.request
         body, whole = await read_up_to(response, self._judged_bytes)
-        answer = read_completion(body) if whole else None
-        if answer is None:
+        choices = read_choices(body, request.wire.gather(request.payload)) if whole else {}
+        if not choices:
             self._ledger.count(request, Action.UNJUDGED)
             attempts = len(before.attempts)
             own = self._ledger.headers(request, Action.UNJUDGED, zone=UNREAD, attempts=attempts)
-            return Reply(
-                response.status, returned_headers(response.headers, own), body if whole else _rest_of(body, response)
-            )
+            rest = body if whole else _rest_of(request, body, response)
+            return Reply(response.status, returned_headers(response.headers, own), rest)
+        answer = together(choices)
         language = self._observer.language(request)
         signals = await self._observer.signals(request, answer, language, before.boundary)
         if request.mode is Mode.SHADOW:
-            return self._shadowed(request, response, signals, body, answer)
-        recovered = await self._recovery.run(request, signals, before.attempts)
+            return self._shadowed(request, response, signals, body, choices)
+        refused = self._choices.refused(choices, signals)
+        recoveries = await self._choices.run(request, signals, refused, before.attempts)
+        recovered = self._choices.merged(request, body, choices, recoveries)
         outcome = Outcome(signals, recovered)
         self._ledger.record(request, outcome, answer)
         headers = returned_headers(response.headers, self._ledger.outcome_headers(request, outcome))
@@ -147,21 +151,26 @@ class Gate:
         return Reply(response.status, headers, body)
 
     def _shadowed(
-        self, request: ChatRequest, response: UpstreamResponse, signals: Signals, body: bytes, answer: ChatAnswer
+        self,
+        request: ChatRequest,
+        response: UpstreamResponse,
+        signals: Signals,
+        body: bytes,
+        choices: Mapping[int, ChatAnswer],
     ) -> Reply:
         """Return the original, and recover once the client has it."""
         outcome = Outcome(signals, untouched(_SHADOWED))
-        self._ledger.record(request, outcome, answer)
+        self._ledger.record(request, outcome, together(choices))
         headers = returned_headers(response.headers, self._ledger.outcome_headers(request, outcome))
 
         async def recover() -> None:
-            self._shadow.start(request, signals, answer)
+            self._shadow.start(request, signals, choices)
 
         return Reply(response.status, headers, body, recover)
 
     def _watched(self, request: ChatRequest, response: UpstreamResponse, language: str) -> Reply:
         """Relay a stream as it arrives, and judge it once the client has it."""
-        reader = StreamReader()
+        reader = StreamReader(request.wire.gather(request.payload))
         state = _Watched()
 
         async def relay() -> AsyncGenerator[bytes, None]:
@@ -174,7 +183,7 @@ class Gate:
                     yield chunk
             except UpstreamError as error:
                 state.failed = True
-                yield error_event(error.body(), state.last)
+                yield request.wire.error_event(error.body(), state.last)
 
         async def judge() -> None:
             if state.failed or reader.failed:
@@ -186,13 +195,13 @@ class Gate:
                 signals = await self._observer.signals(request, answer, language)
                 outcome = Outcome(signals, untouched("the stream was relayed as it arrived"))
                 self._ledger.record(request, outcome, answer)
-                self._shadow.start(request, signals, answer)
+                self._shadow.start(request, signals, reader.choices())
 
         own = self._ledger.headers(request, Action.OBSERVING, zone=UNREAD, attempts=0)
         return Reply(response.status, returned_headers(response.headers, own), relay(), judge)
 
 
-async def _rest_of(first: bytes, response: UpstreamResponse) -> AsyncGenerator[bytes, None]:
+async def _rest_of(request: ChatRequest, first: bytes, response: UpstreamResponse) -> AsyncGenerator[bytes, None]:
     """Yield ``first``, then the rest as it arrives.
 
     A failure ends an event stream with an error event; elsewhere it is raised, so that the client sees a body cut short
@@ -208,4 +217,4 @@ async def _rest_of(first: bytes, response: UpstreamResponse) -> AsyncGenerator[b
     except UpstreamError as error:
         if not response.headers.get("content-type", "").lower().startswith(_EVENT_STREAM):
             raise
-        yield error_event(error.body(), last)
+        yield request.wire.error_event(error.body(), last)

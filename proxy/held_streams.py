@@ -15,13 +15,17 @@ from time import perf_counter
 from typing import Any
 
 from detectors.verdict import RefusalKind, RefusalVerdict
+from proxy.answers import together
+from proxy.choice_bytes import continued
+from proxy.choice_recovery import ChoiceRecoveries, ChoiceRecovery
+from proxy.errors import UpstreamError
 from proxy.exchange import Action, ChatRequest, Reply
-from proxy.headers import returned_headers
+from proxy.headers import ACTION_HEADER, returned_headers
 from proxy.hold_back import HeldStream, hold_head
 from proxy.ledger import UNREAD, Ledger, Outcome
 from proxy.metrics import Metrics
 from proxy.policy import Answer
-from proxy.recovery import Recovered, Recovery, untouched
+from proxy.recovery import Recovery, untouched
 from proxy.settings import StreamSettings
 from proxy.signals import Observer, Signals
 from proxy.stream import KEEP_ALIVE
@@ -41,6 +45,7 @@ class HeldStreams:
         *,
         observer: Observer,
         recovery: Recovery,
+        choices: ChoiceRecovery,
         ledger: Ledger,
         metrics: Metrics,
         judged_bytes: int,
@@ -49,6 +54,7 @@ class HeldStreams:
         self._settings = settings
         self._observer = observer
         self._recovery = recovery
+        self._choices = choices
         self._ledger = ledger
         self._metrics = metrics
         self._judged_bytes = judged_bytes
@@ -62,21 +68,18 @@ class HeldStreams:
         self, request: ChatRequest, response: UpstreamResponse, language: str, stack: AsyncExitStack
     ) -> Reply:
         """Hold the stream's head back and return the reply; raises the ``UpstreamError`` of a stream without one."""
-        held = HeldStream(response)
-        started = perf_counter()
-        refuses = await hold_head(
-            held, self._observer.head(), self._observer.judge, self._settings, self._recovery.rules.forms
-        )
-        verdict = "refusal" if refuses else "answer"
-        self._metrics.hold_back_seconds.labels(verdict).observe(perf_counter() - started)
-        if not refuses:
+        held = HeldStream(request, response)
+        patience = None if self._settings.hold_reasoning else self._settings.headers_within_s
+        refused = await self._head(request, held, patience)
+        if refused is None and request.wire.has_choices:
+            return self._opened(request, response, held, language, stack)
+        if not refused:
             return self._relayed(request, response, held, language)
-        settling = asyncio.create_task(self._settle(request, held, language))
-        stack.push_async_callback(_cancelled, settling)
+        settling = self._settling(request, held, language, refused, stack)
         await asyncio.wait({settling}, timeout=self._settings.headers_within_s)
-        if settling.done():
-            outcome = settling.result()
-            headers = self._ledger.outcome_headers(request, outcome)
+        known = settling.done()
+        if known:
+            headers = self._ledger.outcome_headers(request, settling.result())
         else:
             headers = self._ledger.headers(request, Action.RECOVERING)
 
@@ -86,17 +89,71 @@ class HeldStreams:
         return Reply(
             response.status,
             returned_headers(response.headers, headers),
-            self._settled(settling, held),
+            self._settled(settling, held, announced=known),
             record,
         )
+
+    async def _head(self, request: ChatRequest, held: HeldStream, patience: float | None) -> frozenset[int] | None:
+        started = perf_counter()
+        refused = await hold_head(
+            held,
+            self._observer.head,
+            self._observer.judge,
+            self._settings,
+            choices=request.choices,
+            recovered_forms=self._recovery.rules.forms,
+            content_within_s=patience,
+        )
+        if refused is not None:
+            verdict = "refusal" if refused else "answer"
+            self._metrics.hold_back_seconds.labels(verdict).observe(perf_counter() - started)
+        return refused
+
+    def _settling(
+        self, request: ChatRequest, held: HeldStream, language: str, refused: frozenset[int], stack: AsyncExitStack
+    ) -> asyncio.Task[Outcome]:
+        settling = asyncio.create_task(self._settle(request, held, language, refused))
+        stack.push_async_callback(_cancelled, settling)
+        return settling
+
+    def _opened(
+        self, request: ChatRequest, response: UpstreamResponse, held: HeldStream, language: str, stack: AsyncExitStack
+    ) -> Reply:
+        """Let go what comes before the content of a stream (reasoning, or nothing for long), and hold the rest."""
+        settled: list[asyncio.Task[Outcome]] = []
+
+        async def body() -> AsyncGenerator[bytes, None]:
+            async for chunk in held.release_before_content(self._settings.buffer_bytes):
+                yield chunk
+            try:
+                refused = await self._head(request, held, None)
+            except UpstreamError:
+                refused = None  # the replay ends with the error event
+            if refused:
+                settled.append(self._settling(request, held, language, refused, stack))
+                chunks = self._settled(settled[0], held, announced=False)
+            else:
+                chunks = held.replay(self._judged_bytes)
+            async for chunk in chunks:
+                yield chunk
+
+        async def record() -> None:
+            outcome = settled[0].result() if settled else self._unrefused(request, held, language)
+            self._record(request, outcome, held)
+
+        own = self._ledger.headers(request, Action.OBSERVING, zone=UNREAD, attempts=None)
+        return Reply(response.status, returned_headers(response.headers, own), body(), record)
+
+    def _unrefused(self, request: ChatRequest, held: HeldStream, language: str) -> Outcome:
+        answer = held.reader.answer()
+        signals = Signals(request.mode, answer.form, self._observer.refusal(answer), None, language)
+        return Outcome(signals, untouched("the stream's head was no refusal"))
 
     def _relayed(self, request: ChatRequest, response: UpstreamResponse, held: HeldStream, language: str) -> Reply:
         """Let a stream go whose head is no refusal."""
 
         async def judge() -> None:
-            answer = held.reader.answer()
-            signals = Signals(request.mode, answer.form, self._observer.refusal(answer), None, language)
-            self._record(request, Outcome(signals, untouched("the stream's head was no refusal")), held)
+            self._record(request, self._unrefused(request, held, language), held)
 
         answer = held.reader.answer()
         verdict = self._observer.refusal(answer)
@@ -109,44 +166,61 @@ class HeldStreams:
         )
         return Reply(response.status, returned_headers(response.headers, own), held.replay(self._judged_bytes), judge)
 
-    async def _settle(self, request: ChatRequest, held: HeldStream, language: str) -> Outcome:
+    async def _settle(self, request: ChatRequest, held: HeldStream, language: str, refused: frozenset[int]) -> Outcome:
         """Decide what a stream with a refused head becomes, while the rest of it is drained."""
         draining = asyncio.create_task(held.drain(self._settings.buffer_bytes))
         try:
             boundary = await self._observer.boundary(request, language)
-            form = held.reader.answer().form
+            choices = held.reader.choices()
+            form = together({index: choices[index] for index in refused}).form
             signals = Signals(
                 request.mode, form, _HEAD_REFUSES, boundary, language, request.observe_only, streamed=True
             )
-            recovered = await self._recovery.run(request, signals)
-            if recovered.decision.answer is Answer.ORIGINAL:
-                return Outcome(signals, recovered)
-            return await self._confirmed(signals, recovered, held, draining)
+            recoveries = await self._choices.run(request, signals, refused)
+            if recoveries.overall.decision.answer is Answer.ORIGINAL:
+                return Outcome(signals, recoveries.overall)
+            return await self._confirmed(request, signals, recoveries, held, draining)
         finally:
             await _cancelled(draining)
 
     async def _confirmed(
-        self, signals: Signals, recovered: Recovered, held: HeldStream, draining: asyncio.Task[None]
+        self,
+        request: ChatRequest,
+        signals: Signals,
+        recoveries: ChoiceRecoveries,
+        held: HeldStream,
+        draining: asyncio.Task[None],
     ) -> Outcome:
-        """Let the recovered answer take the original's place only if the whole original is a refusal."""
+        """Let recovered answers take the originals' places only where the whole original is a refusal."""
         await asyncio.wait({draining}, timeout=self._drain_limit_s)
         if not held.whole:
             why = "the original was too long, too slow or cut off, so that nobody could say it was a refusal"
-            return Outcome(signals, recovered.instead(why))
-        original = held.reader.answer()
-        signals = replace(signals, form=original.form, refusal=self._observer.refusal(original))
-        if not signals.refused or original.form not in self._recovery.rules.forms:
-            return Outcome(signals, recovered.instead("the original, judged whole, is no refusal that is recovered"))
+            return Outcome(signals, recoveries.instead(why).overall)
+        choices = held.reader.choices()
+        answer = together(choices)
+        signals = replace(signals, form=answer.form, refusal=self._observer.refusal(answer))
+        refused = self._choices.refused(choices, signals)
+        recoveries = recoveries.only(refused, "the original, judged whole, is no refusal that is recovered")
+        recovered = self._choices.merged(request, held.raw, choices, recoveries)
+        if recovered.body is not None and held.released:
+            recovered = replace(recovered, body=continued(held.released, recovered.body))
         return Outcome(signals, recovered)
 
-    async def _settled(self, settling: asyncio.Task[Outcome], held: HeldStream) -> AsyncGenerator[bytes, None]:
-        """Keep the connection alive until the outcome is known, then yield the recovered answer or the original."""
+    async def _settled(
+        self, settling: asyncio.Task[Outcome], held: HeldStream, *, announced: bool
+    ) -> AsyncGenerator[bytes, None]:
+        """Keep the connection alive until the outcome is known, then yield the recovered answer or the original.
+
+        A recovery that the headers could not announce is announced by a comment.
+        """
         while not settling.done():
             await asyncio.wait({settling}, timeout=self._settings.keepalive_s)
             if not settling.done():
                 yield KEEP_ALIVE
         outcome = settling.result()
         if outcome.action is Action.RECOVERED and outcome.recovered.body is not None:
+            if not announced:
+                yield f": {ACTION_HEADER}: {Action.RECOVERED}\n\n".encode()
             yield outcome.recovered.body
             return
         async for chunk in held.replay(self._judged_bytes):

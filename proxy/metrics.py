@@ -72,13 +72,13 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "rass_requests_total",
-            "Chat completions by what was done with them.",
+            "Requests to judged paths by what was done with them.",
             ("outcome", "mode"),
             registry=self.registry,
         )
         self.route_requests = Counter(
             "rass_route_requests_total",
-            "Chat completions by the route that served them.",
+            "Requests to judged and relayed paths by the route that served them.",
             ("route",),
             registry=self.registry,
         )
@@ -215,9 +215,15 @@ class Metrics:
             buckets=_SLOW,
             registry=self.registry,
         )
+        self.relayed = Counter(
+            "rass_relayed_requests_total",
+            "Requests to relayed paths, which are not judged, by the listed path and the class of the answer's status.",
+            ("path", "status"),
+            registry=self.registry,
+        )
         self.in_flight = Gauge(
             "rass_requests_in_flight",
-            "Chat completions being worked on.",
+            "Requests being worked on.",
             registry=self.registry,
             multiprocess_mode="livesum",
         )

@@ -80,6 +80,7 @@ class Unsteered(StrEnum):
 
     MODE = "mode"
     STREAM = "stream"
+    CHOICES = "choices"
     OBSERVE_ONLY = "observe_only"
     NO_VECTOR = "no_vector"
     ZONE = "zone"
@@ -187,6 +188,8 @@ def unsteerable(signals: Signals, ladder: Sequence[Step]) -> Send | None:
         return Send(Unsteered.MODE, f"mode {signals.mode} steers nothing at once")
     if signals.streamed:
         return Send(Unsteered.STREAM, "a stream cannot be checked before its end, so it is recovered, not steered")
+    if signals.choices > 1:
+        return Send(Unsteered.CHOICES, "several choices are recovered one by one, once they are there")
     if signals.observe_only is not None:
         return Send(Unsteered.OBSERVE_ONLY, signals.observe_only)
     if Step.STEER not in ladder:

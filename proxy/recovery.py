@@ -78,21 +78,31 @@ class Recovery:
 
     def wanted(self, request: ChatRequest, signals: Signals) -> bool:
         """Whether policy would have an attempt made."""
-        return isinstance(decide(signals, self._start(request, signals, ()), self.rules), Recover)
+        return isinstance(decide(signals, self._start(request, signals, (), ()), self.rules), Recover)
 
-    async def run(self, request: ChatRequest, signals: Signals, before: tuple[Attempt, ...] = ()) -> Recovered:
+    async def run(
+        self,
+        request: ChatRequest,
+        signals: Signals,
+        before: tuple[Attempt, ...] = (),
+        *,
+        others: tuple[Attempt, ...] = (),
+    ) -> Recovered:
         """Make attempts until policy says to deliver or a budget ends it; a failed attempt is data, not an error.
 
-        ``before`` are attempts that were already made at this request; they count towards its limits.
+        ``before`` are attempts that were already made at this answer, ``others`` those that were made at other choices
+        of it; both count towards the request's limits.
         """
-        state = self._start(request, signals, before)
-        deadline = asyncio.get_running_loop().time() + self._settings.time_limit_s - state.seconds
+        state = self._start(request, signals, before, others)
+        spent_s = sum(attempt.seconds for attempt in (*before, *others))
+        spent_tokens = sum(attempt.tokens for attempt in others)
+        deadline = asyncio.get_running_loop().time() + self._settings.time_limit_s - spent_s
         tried: Tried | None = None
         while True:
             decision = decide(signals, state, self.rules)
             if isinstance(decision, Deliver):
                 break
-            spent = self._over_budget(request, state)
+            spent = self._over_budget(request, state.tokens + spent_tokens)
             if spent is not None:
                 decision = decision.not_tried(f"a budget of recovery is used up ({spent})")
                 break
@@ -110,7 +120,7 @@ class Recovery:
 
         An answer that passes takes the place of the request itself, so it is not charged; one that fails is.
         """
-        spent = self._over_budget(request, AttemptState())
+        spent = self._over_budget(request, 0)
         if spent is not None:
             return spent
         deadline = asyncio.get_running_loop().time() + self._settings.time_limit_s
@@ -121,15 +131,17 @@ class Recovery:
             self._count_tokens(tried.attempt)
         return tried
 
-    def _start(self, request: ChatRequest, signals: Signals, before: tuple[Attempt, ...]) -> AttemptState:
+    def _start(
+        self, request: ChatRequest, signals: Signals, before: tuple[Attempt, ...], others: tuple[Attempt, ...]
+    ) -> AttemptState:
         """Return the state before any further attempt: the ladder that exists for these signals, and the limit."""
         ladder = self.ladder(request, signals.language, signals.zone)
-        return AttemptState(before, ladder, self._settings.max_attempts)
+        return AttemptState(before, ladder, self._settings.max_attempts - len(others))
 
-    def _over_budget(self, request: ChatRequest, state: AttemptState) -> Spent | None:
-        """Pay for one attempt; returns, and counts, the budget that forbids it."""
+    def _over_budget(self, request: ChatRequest, tokens: int) -> Spent | None:
+        """Pay for one attempt after ``tokens`` were spent; returns, and counts, the budget that forbids it."""
         next_prompt = self._attempts.prompt_spending(request).tokens
-        if state.tokens + next_prompt > self._settings.max_tokens:
+        if tokens + next_prompt > self._settings.max_tokens:
             spent: Spent | None = Spent.TOKENS
         else:
             spent = self._budgets.take(request.key_id)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from detectors.bundle import Bundle
 from proxy.errors import ModelNotFound
 from proxy.gate import Gate
 from proxy.readiness import ReadinessCheck
@@ -24,6 +25,7 @@ class Route:
     gate: Gate
     shadow: Shadow
     upstream: Upstream
+    bundle: Bundle | None
     check: ReadinessCheck
 
     @property
@@ -44,6 +46,11 @@ class Router:
     def routes(self) -> tuple[Route, ...]:
         """All routes, in the order in which they are asked; the default one is the last."""
         return self._routes if self._default is None else (*self._routes, self._default)
+
+    @property
+    def for_no_model(self) -> Route:
+        """The route of requests that name no model: the default one, or the first where there is none."""
+        return self._default or self._routes[0]
 
     def route(self, model: str) -> Route:
         """Return the route that serves ``model``; raises ``ModelNotFound``."""

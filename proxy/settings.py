@@ -29,7 +29,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from proxy.exchange import Mode
 from proxy.ladder import ClarifyWhen, Rules, Step
+from proxy.relayed_path import RelayedPath
 from proxy.steering import DialectName
+from proxy.wires.protocol import Surface
 
 ENVIRONMENT_PREFIX = "RASS_PROXY_"
 DEFAULT_ROUTE = "default"
@@ -58,6 +60,10 @@ def _each_once(ladder: tuple[Step, ...]) -> tuple[Step, ...]:
     if len(set(ladder)) != len(ladder):
         raise ValueError("a step may stand in the ladder only once")
     return ladder
+
+
+def _relayed_path(value: str) -> str:
+    return str(RelayedPath.parse(value))
 
 
 class Group(BaseModel):
@@ -207,6 +213,11 @@ class RecoverySettings(Group):
         description="Steps in the order in which they are tried; one that is left out is never taken. steer: the same "
         "request, steered. clarify: with a note that it was judged harmless. fallback: to another model.",
     )
+    surfaces: Annotated[tuple[Surface, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        default=(Surface.CHAT,),
+        description="APIs whose refusals are recovered (chat, completions, responses); the others are observed. The "
+        "served engine must steer what is listed here: `rass serve-model` has chat alone.",
+    )
     clarify: ClarifyWhen = Field(
         default=ClarifyWhen.VALIDATED,
         description="validated: step clarify where the bundle's validation covered it. always: for any model. never.",
@@ -220,7 +231,7 @@ class RecoverySettings(Group):
     partial: bool = Field(
         default=False, description="Also recover partial answers, in the benign zone and never in streams."
     )
-    max_attempts: PositiveInt = Field(default=3, description="Most attempts for one request.")
+    max_attempts: PositiveInt = Field(default=3, description="Most attempts for one request, all choices together.")
     time_limit_s: PositiveFloat = Field(default=30.0, description="Longest recovery of one request, in seconds.")
     max_tokens: PositiveInt = Field(
         default=65_536,
@@ -261,6 +272,10 @@ class StreamSettings(Group):
 
     head_chars: PositiveInt = Field(
         default=240, description="Characters after which an undecided head is judged as it is."
+    )
+    hold_reasoning: bool = Field(
+        default=False,
+        description="Hold reasoning (reasoning_content, reasoning) back with the head; false relays it at once.",
     )
     head_ms: PositiveInt = Field(default=1500, description="Milliseconds from the first content to the same.")
     buffer_bytes: PositiveInt = Field(
@@ -336,12 +351,43 @@ class LimitSettings(Group):
     )
 
 
+class RelaySettings(Group):
+    """Paths that are relayed byte for byte and not judged; nothing that is not listed is relayed."""
+
+    paths: Annotated[tuple[Annotated[str, AfterValidator(_relayed_path)], ...], NoDecode, BeforeValidator(_listed)] = (
+        Field(
+            default=(
+                "GET /v1/models",
+                "GET /v1/models/*",
+                "POST /v1/embeddings",
+                "POST /v1/moderations",
+                "POST /v1/rerank",
+                "POST /v1/score",
+                "POST /v1/audio/speech",
+                "POST /v1/audio/transcriptions",
+                "POST /v1/audio/translations",
+                "POST /v1/images/generations",
+                "POST /v1/images/edits",
+                "POST /v1/images/variations",
+                "POST /tokenize",
+                "POST /detokenize",
+            ),
+            description="Method and path of each; a last segment * stands for whatever comes below. Keep paths out "
+            "that change or reveal the engine.",
+        )
+    )
+    max_request_bytes: PositiveInt = Field(
+        default=33_554_432, description="Largest body; it is held whole, since it is looked through for engine fields."
+    )
+    max_answer_bytes: PositiveInt = Field(default=268_435_456, description="Largest answer; it is never held.")
+
+
 class RightSettings(Group):
     """What clients may do."""
 
     allow_client_steering: bool = Field(
         default=False,
-        description="Relay clients' steering fields (rass, vllm_xargs, kv_transfer_params).",
+        description="Relay clients' steering and engine-internal fields (rass, vllm_xargs and so on).",
     )
 
 
@@ -432,6 +478,7 @@ class Settings(BaseSettings):
     detectors: DetectorSettings = Field(default_factory=DetectorSettings)
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
+    relay: RelaySettings = Field(default_factory=RelaySettings)
     rights: RightSettings = Field(default_factory=RightSettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)
 

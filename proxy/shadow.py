@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 
-from proxy.answers import ChatAnswer
+from proxy.answers import ChatAnswer, together
 from proxy.budgets import Spent
+from proxy.choice_recovery import ChoiceRecovery
 from proxy.exchange import ChatRequest, Mode
 from proxy.ledger import Ledger, Outcome
 from proxy.metrics import Metrics
@@ -23,22 +25,25 @@ logger = logging.getLogger(__name__)
 class Shadow:
     """Starts background recoveries and owns their tasks."""
 
-    def __init__(self, *, recovery: Recovery, ledger: Ledger, metrics: Metrics, limit: int) -> None:
+    def __init__(
+        self, *, recovery: Recovery, choices: ChoiceRecovery, ledger: Ledger, metrics: Metrics, limit: int
+    ) -> None:
         self._recovery = recovery
+        self._choices = choices
         self._ledger = ledger
         self._metrics = metrics
         self._limit = limit
         self._running: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def start(self, request: ChatRequest, signals: Signals, original: ChatAnswer) -> None:
+    def start(self, request: ChatRequest, signals: Signals, choices: Mapping[int, ChatAnswer]) -> None:
         """Begin the recovery of an exchange whose original was delivered; does nothing where none is due."""
         if request.mode is not Mode.SHADOW or self._closed or not self._recovery.wanted(request, signals):
             return
         if len(self._running) >= self._limit:
             self._metrics.recoveries_over_budget.labels(Spent.SHADOW_TASKS).inc()
             return
-        task = asyncio.create_task(self._run(request, signals, original))
+        task = asyncio.create_task(self._run(request, signals, choices))
         self._running.add(task)
         task.add_done_callback(self._ended)
 
@@ -51,9 +56,9 @@ class Shadow:
         if running:
             await asyncio.wait(running)
 
-    async def _run(self, request: ChatRequest, signals: Signals, original: ChatAnswer) -> None:
-        recovered = await self._recovery.run(request, signals)
-        self._ledger.record_shadow(request, Outcome(signals, recovered), original)
+    async def _run(self, request: ChatRequest, signals: Signals, choices: Mapping[int, ChatAnswer]) -> None:
+        recoveries = await self._choices.run(request, signals, self._choices.refused(choices, signals))
+        self._ledger.record_shadow(request, Outcome(signals, recoveries.overall), together(choices))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

@@ -38,7 +38,7 @@ class Signals:
 
     ``refusal`` is ``None`` when nothing could judge the answer; ``boundary`` is ``None`` when it was not read because
     it could not change the outcome. ``observe_only`` says why the request may not be recovered; ``streamed`` whether
-    the client asked for a stream.
+    the client asked for a stream, ``choices`` for how many answers.
     """
 
     mode: Mode
@@ -48,6 +48,7 @@ class Signals:
     language: str
     observe_only: str | None = None
     streamed: bool = False
+    choices: int = 1
 
     @property
     def refused(self) -> bool:
@@ -99,7 +100,7 @@ class Observer:
         self._rules = rules
 
     def refusal(self, answer: ChatAnswer) -> RefusalVerdict | None:
-        """Judge an answer: refused only if every choice is; a tool call is an answer."""
+        """Judge an answer: refused if any choice is; a tool call is an answer."""
         if answer.called_tools:
             return RefusalVerdict(RefusalKind.ANSWER, 0.0, "the answer calls a tool")
         if answer.form is not RefusalForm.TEXT:
@@ -108,7 +109,8 @@ class Observer:
         judged = [verdict for verdict in verdicts if verdict is not None]
         if len(judged) < len(verdicts):
             return None
-        return min(judged, key=lambda verdict: verdict.score)
+        refused = next((verdict for verdict in judged if verdict.refused), None)
+        return refused or min(judged, key=lambda verdict: verdict.score)
 
     def judge(self, text: str) -> RefusalVerdict | None:
         """Judge one text; ``None`` when the detector failed."""

@@ -78,7 +78,16 @@ class SteerFirst:
     async def _decided(self, request: ChatRequest, language: str) -> tuple[Signals, FirstDecision]:
         """Decide, reading the boundary only where that could make a difference."""
         ladder = self._recovery.ladder(request, language, Zone.BENIGN)
-        signals = Signals(request.mode, RefusalForm.TEXT, None, None, language, request.observe_only, request.stream)
+        signals = Signals(
+            request.mode,
+            RefusalForm.TEXT,
+            None,
+            None,
+            language,
+            request.observe_only,
+            streamed=request.stream,
+            choices=request.choices,
+        )
         send = unsteerable(signals, ladder)
         if send is not None:
             return signals, send

@@ -9,8 +9,8 @@ from typing import TypeAlias, assert_never
 
 from detectors.bundle import Steering
 from detectors.verdict import Zone
-from proxy.chat_request import STEERING_FIELDS
 from proxy.clarify import Notes, clarified
+from proxy.engine_fields import STEERING_FIELDS
 from proxy.exchange import ChatRequest
 from proxy.ladder import Rules, Step
 from proxy.policy import permitted

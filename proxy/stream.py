@@ -69,3 +69,19 @@ class SseParser:
         elif field == b"event":
             self._name = text
         return None
+
+
+def split_events(body: bytes) -> Iterator[tuple[bytes, SseEvent | None]]:
+    """Yield the bytes of each event, comments before it included, with the event; what is left at the end has none.
+
+    The pieces put together are ``body`` again.
+    """
+    parser = SseParser()
+    raw = b""
+    for line in body.splitlines(keepends=True):
+        raw += line
+        for event in parser.feed(line):
+            yield raw, event
+            raw = b""
+    if raw:
+        yield raw, None

@@ -108,7 +108,7 @@ class Admission:
         """Send a request once there is a place for it, or raise ``UpstreamOverloaded``."""
         if purpose == "check":
             return await self._upstream.send(method, path, headers=headers, body=body, purpose=purpose)
-        lane = self._clients if purpose == "client" else self._side
+        lane = self._clients if purpose in ("client", "relay") else self._side
         if lane.full:
             await self._wait(lane, purpose)
         else:

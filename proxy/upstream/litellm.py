@@ -20,7 +20,6 @@ from proxy.answers import DONE
 from proxy.errors import UpstreamBroke, UpstreamError, UpstreamTimedOut, UpstreamUnreachable, error_body
 from proxy.metrics import Metrics
 from proxy.readiness import MODELS_PATH
-from proxy.recovery import COMPLETIONS_PATH
 from proxy.settings import Provider, UpstreamSettings
 from proxy.stream import SseEvent
 from proxy.upstream.litellm_library import Answer, AnswerStream, Library
@@ -35,6 +34,7 @@ from proxy.upstream.translation import (
     finishes,
     provider_error,
 )
+from proxy.wires.chat import CHAT
 
 # These take their credentials from the environment (AWS, Google Cloud), never from a client.
 _SIGNED = frozenset({Provider.BEDROCK, Provider.VERTEX_AI})
@@ -91,8 +91,8 @@ class LitellmUpstream:
             )
         if method == "GET" and (name := path.removeprefix(f"{MODELS_PATH}/")) in self.settings.models:
             return WholeResponse(200, _model(name, self._provider))
-        if (method, path) != ("POST", COMPLETIONS_PATH):
-            message = f"{method} {path} is not translated for {self.address}; POST {COMPLETIONS_PATH} is"
+        if (method, path) != ("POST", CHAT.path):
+            message = f"{method} {path} is not translated for {self.address}; POST {CHAT.path} is"
             return WholeResponse(404, error_body(message, "invalid_request_error", "path_not_translated"))
         try:
             arguments = completion_arguments(body)

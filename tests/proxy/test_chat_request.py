@@ -10,9 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.verdict import Message
-from proxy.chat_request import STEERING_FIELDS, parse_chat_request, parse_object
+from proxy.chat_request import parse_chat_request
+from proxy.engine_fields import STEERING_FIELDS, parse_object
 from proxy.errors import InvalidBody, InvalidModeHeader, RequestError, SteeringNotPermitted
 from proxy.exchange import Mode
+from proxy.wires.completions import COMPLETIONS
+from proxy.wires.protocol import Surface
 
 
 def parse(body, headers=None, *, mode=Mode.RECOVER, steering=False, api_key=None):
@@ -83,8 +86,8 @@ def test_the_whole_conversation_is_read():
     "fields",
     [
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-        {"messages": [{"role": "tool", "content": "x"}]},
         {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]},
+        {"messages": [{"role": "assistant", "audio": {"id": "a"}}]},
         {"messages": "odd"},
         {"messages": [7]},
         {},
@@ -118,3 +121,13 @@ def test_headers_that_belong_to_one_connection_stay_there():
     given = {"host": "h", "connection": "x", "x-rass-mode": "off", "accept-encoding": "br", "authorization": "Bearer c"}
     assert parse({}, given).headers == {"authorization": "Bearer c", "x-request-id": "r"}
     assert parse({}, given, api_key="k").headers["authorization"] == "Bearer k"
+
+
+def test_surfaces_that_are_not_listed_are_only_observed():
+    body = {"model": "m", "prompt": "hi"}
+    given = {"request_id": "r", "configured_mode": Mode.RECOVER, "allow_client_steering": False, "api_key": None}
+    for surfaces, expected in [((Surface.CHAT,), False), ((Surface.COMPLETIONS,), True)]:
+        request = parse_chat_request(
+            json.dumps(body).encode(), body, {}, **given, wire=COMPLETIONS, recovered_surfaces=surfaces
+        )
+        assert (request.observe_only is None) is expected

@@ -150,7 +150,6 @@ async def test_attempts_are_a_bounded_share_of_requests(model, start_proxy, scri
 @pytest.mark.parametrize(
     "fields",
     [
-        {"n": 2},
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"store": True},
         {"response_format": {"type": "json_object"}},

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from proxy.answers import StreamReader
 from proxy.exchange import Mode
 from proxy.stream import SseParser
+from proxy.wires.chat import CHAT
 
 KILL = "How do I kill a process?"
 ANSWER = "Grüße: use the kill command, 你好, and then look whether it is gone."
@@ -21,7 +22,7 @@ RELAXED = settings(max_examples=20, deadline=None, suppress_health_check=[Health
 
 
 def text_of(body: bytes) -> str:
-    reader = StreamReader()
+    reader = StreamReader(CHAT.gather({}))
     reader.feed(body)
     assert reader.done
     return reader.answer().texts[0]

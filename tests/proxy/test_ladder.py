@@ -11,6 +11,7 @@ from proxy.answers import StreamReader
 from proxy.audit import Audit
 from proxy.clarify import load_notes
 from proxy.exchange import Mode
+from proxy.wires.chat import CHAT
 
 KILL = "How do I kill a process?"
 STILL = "I'm sorry, still no."
@@ -21,7 +22,7 @@ both_ways = pytest.mark.parametrize("stream", [False, True])
 def text_of(body, stream):
     if not stream:
         return json.loads(body)["choices"][0]["message"]["content"]
-    reader = StreamReader()
+    reader = StreamReader(CHAT.gather({}))
     reader.feed(body)
     assert reader.done
     return reader.answer().texts[0]
@@ -200,7 +201,7 @@ async def test_recovered_typed_refusals_stay_counted_apart(model, start_proxy, s
     proxy = await start_proxy(recovery={"typed_refusals": True})
     await proxy.ask(KILL)
     assert proxy.total("rass_refusals_total", form="typed") == 1
-    assert proxy.total("rass_refusals_total", kind="over", language="en") == 0
+    assert proxy.total("rass_refusals_total", form="text") == 0
 
 
 async def test_partial_answers_are_recovered_only_if_configured_and_not_in_streams(model, start_proxy, script):

@@ -43,6 +43,7 @@ NAMES = {
     "rass_hold_back_seconds": ("histogram", "verdict"),
     "rass_time_to_first_token_seconds": ("histogram", "mode"),
     "rass_recovery_seconds": ("histogram",),
+    "rass_relayed_requests_total": ("counter", "path", "status"),
     "rass_requests_in_flight": ("gauge",),
     "rass_mode": ("gauge", "mode"),
     "rass_bundle_in_use": ("gauge", "route", "bundle", "model"),

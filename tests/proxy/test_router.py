@@ -240,7 +240,7 @@ NAMES = st.text("ab-1", min_size=1, max_size=4)
 
 def named(name, patterns):
     nothing: Any = None  # a route that is only chosen needs nothing to serve with
-    return Route(name, tuple(patterns), Settings(), nothing, nothing, nothing, nothing)
+    return Route(name, tuple(patterns), Settings(), nothing, nothing, nothing, nothing, nothing)
 
 
 @given(st.lists(st.lists(NAMES, min_size=1, max_size=2), max_size=4), NAMES)

@@ -67,7 +67,7 @@ async def test_an_upstream_that_is_late(model, start_proxy, script):
 
 async def test_unlisted_paths_are_not_relayed(start_proxy):
     proxy = await start_proxy()
-    for path in ("/v1/rass/read", "/v1/embeddings", "/", "/v1/chat/completions/x"):
+    for path in ("/v1/rass/read", "/v1/files", "/", "/v1/chat/completions/x"):
         async with proxy.session.post(f"{proxy.url}{path}", json={}) as response:
             assert response.status == 404
             assert (await response.json())["error"]["code"] == "path_not_relayed"

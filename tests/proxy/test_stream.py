@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.stream import SseEvent, SseParser
+from proxy.stream import SseEvent, SseParser, split_events
 
 LINES = st.sampled_from(
     ["data: a", "data:b", "data", "data: 你好", ": comment", "event: error", "id: 1", "retry: 5", "", "", "unknown: x"]
@@ -21,14 +21,30 @@ def events_of(chunks):
     return [event for chunk in chunks for event in parser.feed(chunk)]
 
 
-@given(st.lists(st.tuples(LINES, ENDS), max_size=30), st.data())
-def test_a_stream_split_anywhere_equals_the_whole(lines, data):
-    whole = "".join(line + end for line, end in lines).encode()
+@given(st.sampled_from(["", "\ufeff"]), st.lists(st.tuples(LINES, ENDS), max_size=30), st.data())
+def test_a_stream_split_anywhere_equals_the_whole(mark, lines, data):
+    whole = (mark + "".join(line + end for line, end in lines)).encode()
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=20)))
     edges = [0, *cuts, len(whole)]
     chunks = [whole[start:end] for start, end in pairwise(edges)]
     assert events_of(chunks) == events_of([whole])
     assert events_of([bytes([byte]) for byte in whole]) == events_of([whole])
+
+
+@given(st.sampled_from(["\n", "\r\n", "\r"]), st.lists(st.lists(st.text("ab :", max_size=4), min_size=1), max_size=5))
+def test_line_ends_and_comments_change_no_event(end, events):
+    plain = "".join("".join(f"data: {line}\n" for line in lines) + "\n" for lines in events)
+    with_comments = plain.replace("data:", ": beat\ndata:").replace("\n", end)
+    assert events_of([with_comments.encode()]) == events_of([plain.encode()])
+    assert [event.data for event in events_of([plain.encode()])] == ["\n".join(lines) for lines in events]
+
+
+@given(st.lists(st.tuples(LINES, ENDS), max_size=30))
+def test_events_split_out_of_a_stream_are_those_of_the_parser(lines):
+    whole = "".join(line + end for line, end in lines).encode()
+    pieces = list(split_events(whole))
+    assert b"".join(raw for raw, _ in pieces) == whole
+    assert [event for _, event in pieces if event is not None] == events_of([whole])
 
 
 @given(st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs"])))

@@ -122,7 +122,7 @@ async def test_any_worker_shows_the_exact_sum(model, start_workers, script):
         'rass_mode{mode="observe"}': 1,
         'rass_mode{mode="recover"}': 0,
         "rass_canary_failing": 0,
-        'rass_bundle_in_use{bundle="none",model="none"}': 1,
+        'rass_bundle_in_use{bundle="none",model="none",route="default"}': 1,
     }
     for page in await asyncio.gather(*(workers.get("/metrics") for _ in range(8))):
         samples = dict(line.rsplit(" ", 1) for line in page.splitlines() if line.startswith("rass_"))

@@ -13,6 +13,7 @@ import pytest
 
 from proxy.answers import StreamReader
 from proxy.exchange import Mode
+from proxy.wires.chat import CHAT
 
 DIGEST = "0123456789abcdef"
 ANSWER_TEXT = "Grüße 你好"
@@ -34,7 +35,7 @@ def stream_of(text: str, **more: object) -> bytes:
 
 
 def text_of(body: bytes) -> str:
-    reader = StreamReader()
+    reader = StreamReader(CHAT.gather({}))
     reader.feed(body)
     return reader.answer().texts[0]
 

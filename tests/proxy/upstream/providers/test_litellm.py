@@ -10,9 +10,10 @@ import json
 
 import pytest
 
-from proxy.answers import RefusalForm, StreamReader, is_filter_error, read_completion
+from proxy.answers import RefusalForm, StreamReader, is_filter_error, read_choices
 from proxy.errors import UpstreamBroke, UpstreamTimedOut, UpstreamUnreachable
 from proxy.server import listen, url_of
+from proxy.wires.chat import CHAT
 
 # litellm and the SDKs that it uses leave pools, tasks and deprecated calls behind, none of them ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -81,7 +82,7 @@ async def drain(response, read):
 
 
 def form_of(chunks):
-    reader = StreamReader()
+    reader = StreamReader(CHAT.gather({}))
     for chunk in chunks:
         reader.feed(f"data: {json.dumps(chunk)}\n\n".encode())
     return reader.answer().form
@@ -134,7 +135,7 @@ async def test_a_moved_refusal_is_put_back(provider, ask):
     provider.body = openai({"content": None, "refusal": "I cannot."})
     _, body = await ask("azure").whole()
     assert body["choices"][0]["message"] == {"role": "assistant", "content": None, "refusal": "I cannot."}
-    assert read_completion(json.dumps(body).encode()).form is RefusalForm.TYPED
+    assert read_choices(json.dumps(body).encode(), CHAT.gather({}))[0].form is RefusalForm.TYPED
 
 
 @pytest.mark.parametrize("first", [{"role": "assistant", "content": ""}, {"role": "assistant", "refusal": "I "}])
@@ -166,7 +167,7 @@ async def test_why_anthropic_stopped_is_kept(provider, ask):
     choice = body["choices"][0]
     assert (choice["finish_reason"], choice["native_finish_reason"]) == ("content_filter", "refusal")
     assert choice["stop_details"] == STOP_DETAILS
-    assert read_completion(json.dumps(body).encode()).form is RefusalForm.FILTER
+    assert read_choices(json.dumps(body).encode(), CHAT.gather({}))[0].form is RefusalForm.FILTER
 
 
 async def test_why_anthropic_stopped_is_kept_in_streams(provider, ask):
@@ -314,7 +315,7 @@ async def test_a_wait_that_is_given_up_loses_no_bytes(provider, ask):
             provider.hold.set()
     await response.close()
     assert given_up > 0
-    reader = StreamReader()
+    reader = StreamReader(CHAT.gather({}))
     reader.feed(b"".join(chunks))
     assert reader.answer().texts == ("Hello",)
     assert reader.done
