@@ -30,8 +30,6 @@ __all__ = [
     "Window",
     "drive",
     "main",
-    "tree_cpu_s",
-    "tree_rss_mb",
 ]
 
 REQUEST_LIMIT_S = 60.0

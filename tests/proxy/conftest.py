@@ -52,6 +52,8 @@ class Script:
     finish_reason: str = "stop"
     steers: bool = True
     message: Mapping[str, object] = field(default_factory=dict)
+    deltas: Sequence[Mapping[str, object]] | None = None
+    """What a stream says piece by piece, where that is not the text."""
 
 
 class ScriptedModel:
@@ -141,11 +143,8 @@ class ScriptedModel:
     def _events(self, script: Script, *, steered: bool) -> list[bytes]:
         text = (script.steered if steered else script.text) or ""
         pieces = [text[start : start + 4] for start in range(0, len(text), 4)]
-        deltas: list[dict[str, object]] = [
-            {"role": "assistant", "content": ""},
-            *({"content": piece} for piece in pieces),
-        ]
-        deltas.append({})
+        said = [{"content": piece} for piece in pieces] if script.deltas is None else script.deltas
+        deltas: list[Mapping[str, object]] = [{"role": "assistant", "content": ""}, *said, {}]
         events = []
         for position, delta in enumerate(deltas):
             last = position == len(deltas) - 1
