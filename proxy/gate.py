@@ -71,10 +71,11 @@ class Gate:
             return self._relayed(request, response, Action.UNJUDGED)
         if not streamed:
             return await self._whole(request, response)
-        language = self._observer.language(request)
-        if self._held.worth_holding(request, language):
-            return await self._held.answer(request, response, language, stack)
-        return self._watched(request, response, language)
+        if self._held.recoverable(request):
+            language = self._observer.language(request)
+            if self._held.worth_holding(language):
+                return await self._held.answer(request, response, language, stack)
+        return self._watched(request, response)
 
     def _relayed(self, request: ChatRequest, response: UpstreamResponse, action: Action) -> Reply:
         """Relay bytes as they arrive, unjudged."""
@@ -97,7 +98,7 @@ class Gate:
             return Reply(
                 response.status, returned_headers(response.headers, own), body if whole else _rest_of(body, response)
             )
-        signals = await self._observer.signals(request, answer, self._observer.language(request))
+        signals = await self._observer.signals(request, answer)
         recovered = await self._recovery.run(request, signals)
         outcome = Outcome(signals, recovered)
         self._ledger.record(request, outcome, answer)
@@ -106,7 +107,7 @@ class Gate:
             body = recovered.body
         return Reply(response.status, headers, body)
 
-    def _watched(self, request: ChatRequest, response: UpstreamResponse, language: str) -> Reply:
+    def _watched(self, request: ChatRequest, response: UpstreamResponse) -> Reply:
         """Relay a stream as it arrives, and judge it once the client has it."""
         reader = StreamReader()
         state = _Watched()
@@ -130,7 +131,7 @@ class Gate:
                 self._ledger.count(request, Action.UNJUDGED)
             else:
                 answer = reader.answer()
-                signals = await self._observer.signals(request, answer, language)
+                signals = await self._observer.signals(request, answer)
                 outcome = Outcome(signals, untouched("the stream was relayed as it arrived"))
                 self._ledger.record(request, outcome, answer)
 

@@ -146,12 +146,18 @@ class Observer:
             self._failed("language")
             return OTHER_LANGUAGE
 
-    async def signals(self, request: ChatRequest, answer: ChatAnswer, language: str) -> Signals:
-        """Gather the facts about an exchange; the request's zone is read only where it can matter."""
-        signals = Signals(request.mode, answer.form, self.refusal(answer), None, language, request.observe_only)
+    async def signals(self, request: ChatRequest, answer: ChatAnswer) -> Signals:
+        """Gather the facts about an exchange; language and zone are read only where they can matter.
+
+        The language of an answered request is ``other``: it labels refusals and chooses how they are recovered.
+        """
+        signals = Signals(request.mode, answer.form, self.refusal(answer), None, OTHER_LANGUAGE, request.observe_only)
+        if not signals.refused:
+            return signals
+        signals = replace(signals, language=self.language(request))
         if not zone_matters(signals):
             return signals
-        return replace(signals, boundary=await self.boundary(request, language))
+        return replace(signals, boundary=await self.boundary(request, signals.language))
 
     async def boundary(self, request: ChatRequest, language: str) -> BoundaryReading:
         """Read on which side of the boundary the whole conversation lies."""
