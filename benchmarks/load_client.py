@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -72,7 +73,8 @@ class Window:
     """One load on one target.
 
     ``target_busy``, ``upstream_busy`` and ``client_busy`` are CPU seconds per second; ``others_busy`` is what the
-    target's core spent on anything else (``None`` where the target has no core of its own).
+    target's core spent on anything else (``None`` where the target has no core of its own). Where no request was
+    answered, its costs and times are not a number.
     """
 
     load: str
@@ -208,20 +210,18 @@ async def _window(order: Order, load: Load) -> Window:
     await all_at_once(lambda: perf_counter() < end)
     spent = _Spent.now(order).since(before)
     good = [reply for reply in replies if not reply.error]
-    if not good:
-        raise SystemExit(f"{order.url} answered none of {len(replies)} requests: {replies[0].error}")
-    p50, p99 = np.percentile([reply.whole_s for reply in good], [50, 99])
+    p50, p99 = np.percentile([reply.whole_s for reply in good], [50, 99]) if good else (math.nan, math.nan)
     return Window(
         load=load.name,
         requests=len(replies),
         failed=len(replies) - len(good),
         failure=next((reply.error for reply in replies if reply.error), ""),
         seconds=spent.wall_s,
-        cpu_us_per_request=1e6 * spent.target_s / len(replies),
+        cpu_us_per_request=1e6 * spent.target_s / len(replies) if good else math.nan,
         p50_ms=1000 * float(p50),
         p99_ms=1000 * float(p99),
-        first_chunk_ms=1000 * float(np.median([reply.first_s for reply in good])),
-        requests_per_s=len(replies) / spent.wall_s,
+        first_chunk_ms=1000 * float(np.median([reply.first_s for reply in good])) if good else math.nan,
+        requests_per_s=len(good) / spent.wall_s,
         target_busy=spent.target_s / spent.wall_s,
         upstream_busy=spent.upstream_s / spent.wall_s,
         client_busy=spent.client_s / spent.wall_s,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.load_client import Load, Window
 from benchmarks.load_targets import BARE, LITELLM
@@ -47,8 +48,10 @@ class Figure:
 
 
 def figure(values: Iterable[float]) -> Figure:
-    """Return the figure of one value for each round."""
+    """Return the figure of one value for each round, not a number where a round had none."""
     found = list(values)
+    if not all(map(math.isfinite, found)):
+        return Figure(math.nan, math.nan, math.nan)
     return Figure(statistics.median(found), min(found), max(found))
 
 
@@ -64,7 +67,7 @@ class LoadReport:
     def targets(self) -> list[str]:
         """The targets, bare first."""
         names = dict.fromkeys(visit.target for visit in self.visits)
-        return sorted(names, key=lambda name: (name != BARE, self.figure(name, HEADLINE, "cpu_us_per_request").value))
+        return sorted(names, key=lambda name: self.ratio(name, BARE, HEADLINE).value if name != BARE else 0.0)
 
     @property
     def failed(self) -> int:
@@ -78,11 +81,7 @@ class LoadReport:
     def ratio(self, target: str, to: str, load: str) -> Figure:
         """Return the CPU of a request at ``target`` over that at ``to``, taken in the same rounds."""
         others = {visit.round: visit.windows[load].cpu_us_per_request for visit in self._of(to)}
-        return figure(
-            visit.windows[load].cpu_us_per_request / others[visit.round]
-            for visit in self._of(target)
-            if others[visit.round] > 0
-        )
+        return figure(visit.windows[load].cpu_us_per_request / others[visit.round] for visit in self._of(target))
 
     def first_chunk_later_ms(self, target: str) -> Figure:
         """Return by how much a stream's first bytes come later than through the bare relay, in the same rounds."""
@@ -105,9 +104,9 @@ class LoadReport:
         return {**figures, "rss_mb": self.rss_mb(target).value}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as `--json` prints it."""
+        """Return the report as `--json` prints it; null where a target answered no request of a load."""
         names = self.targets
-        return {
+        document = {
             "schema_version": 1,
             "targets": {name: self.headline(name) for name in names},
             "to_bare": {name: self._beside_bare(name) for name in names if name != BARE},
@@ -127,6 +126,7 @@ class LoadReport:
             "failed": self.failed,
             "warnings": list(self.warnings),
         }
+        return cast(dict[str, Any], _null_for_nan(document))
 
     def _beside_bare(self, name: str) -> dict[str, Any]:
         held = self.held_back_ms(name)
@@ -138,6 +138,12 @@ class LoadReport:
 
     def _of(self, target: str) -> list[Visit]:
         return [visit for visit in self.visits if visit.target == target]
+
+
+def _null_for_nan(part: object) -> object:
+    if isinstance(part, dict):
+        return {name: _null_for_nan(value) for name, value in part.items()}
+    return None if isinstance(part, float) and math.isnan(part) else part
 
 
 def warnings_about(visits: Sequence[Visit], *, shared_load_core: bool, own_core: bool) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from typing import Any
 
 import pytest
@@ -68,6 +70,15 @@ def test_litellm_is_told_in_multiples_of_every_other_target() -> None:
     found = report(visit("bare", 0, 100), visit("off", 0, 200), visit("litellm", 0, 3000)).to_json()
     assert found["litellm_to"]["off"]["whole-1"]["value"] == 15
     assert set(found["litellm_to"]) == {"bare", "off"}
+
+
+def test_a_load_that_a_target_does_not_answer_is_null_and_no_zero() -> None:
+    broken = visit("portkey", 0, math.nan, failed=100, failure="HTTP 500")
+    document = report(visit("bare", 0, 100), broken, visit("off", 0, 200)).to_json()
+    assert document["targets"]["portkey"]["cpu_us_per_request"] is None
+    assert document["to_bare"]["portkey"]["cpu"]["stream-1"] == {"value": None, "low": None, "high": None}
+    assert document["failed"] == 100 * len(LOADS)
+    json.dumps(document, allow_nan=False)
 
 
 def test_nothing_is_warned_about_on_a_quiet_machine() -> None:
