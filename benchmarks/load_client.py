@@ -111,6 +111,7 @@ class Connection(asyncio.Protocol):
         self._done: asyncio.Future[None] | None = None
         self._first: float | None = None
         self._body: list[bytes] = []
+        self._keep_alive = True
 
     @property
     def usable(self) -> bool:
@@ -135,7 +136,7 @@ class Connection(asyncio.Protocol):
         ended = perf_counter()
         status = self._parser.get_status_code()
         body = b"".join(self._body)
-        if not self._parser.should_keep_alive():
+        if not self._keep_alive:
             self.close()
         self._parser = httptools.HttpResponseParser(self)
         if status != 200 or expected not in body:
@@ -160,6 +161,10 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._fail("the connection was closed in the middle")
+
+    def on_headers_complete(self) -> None:
+        # Asked later, the parser has forgotten the headers and always says no.
+        self._keep_alive = self._parser.should_keep_alive()
 
     def on_body(self, body: bytes) -> None:
         if self._first is None:

@@ -83,7 +83,7 @@ def target(name: str, *, upstream: str, model: str, port: int, bundle: Path, pee
         config = _litellm_config(folder, upstream, model)
         start = ["-c", "from litellm import run_server; run_server()", "--config", str(config)]
         command = [str(peers.litellm_python), *start, "--host", _HOST, "--port", str(port), "--num_workers", "1"]
-        return LoadTarget(name, tuple(command), url, "/health/liveliness", _offline(ours))
+        return LoadTarget(name, tuple(command), url, "/health/liveliness", _litellm_environment(ours))
     if name == PORTKEY:
         assert peers.portkey is not None
         command = ["node", str(peers.portkey / _PORTKEY_START), f"--port={port}", "--headless"]
@@ -101,10 +101,18 @@ def target(name: str, *, upstream: str, model: str, port: int, bundle: Path, pee
     return LoadTarget(name, tuple(proxy_command(upstream, _HOST, port, options)), url, "/readyz", ours)
 
 
-def _offline(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which litellm asks nobody else: its price list is the one that it ships."""
+def _litellm_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which litellm asks nobody else (its price list is the one that it ships) and no key.
+
+    Ours asks for none either.
+    """
     kept = {name: value for name, value in environment.items() if not name.startswith(("LITELLM_", "PYTHON"))}
-    return {**kept, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    return {
+        **kept,
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
 
 
 def _litellm_config(folder: Path, upstream: str, model: str) -> Path:

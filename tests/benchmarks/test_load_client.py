@@ -35,7 +35,14 @@ async def driven(url: str, *loads: Load) -> list[Window]:
 
 async def test_every_load_of_the_scripted_upstream_is_answered() -> None:
     upstream = ScriptedUpstream(load(shipped_bundle()), 0.0001)
-    server = await asyncio.get_running_loop().create_server(upstream, "127.0.0.1", 0)
+    connections = 0
+
+    def connected() -> asyncio.Protocol:
+        nonlocal connections
+        connections += 1
+        return upstream()
+
+    server = await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0)
     async with server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         whole, stream = await driven(url, Load(4, False), Load(4, True))
@@ -46,6 +53,8 @@ async def test_every_load_of_the_scripted_upstream_is_answered() -> None:
         assert window.cpu_us_per_request > 0
     assert upstream.counts.open == 0
     assert upstream.counts.most_open == 4
+    # Four for each load and for its warm-up: a connection for each request would be what is measured.
+    assert connections == 16
 
 
 async def test_wrong_answers_and_cut_ones_are_failures_and_the_rest_counts() -> None:
