@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -24,12 +26,12 @@ def print_load(report: LoadReport, console: Console) -> None:
         six = report.headline(name)
         first.add_row(
             name,
-            f"{six['cpu_us_per_request']:.0f}",
-            f"{six['p50_ms']:.2f}",
-            f"{six['p99_ms']:.2f}",
-            f"{six['requests_per_s']:.0f}",
-            f"{six['first_chunk_ms']:.2f}",
-            f"{six['rss_mb']:.0f}",
+            _number(six["cpu_us_per_request"], ".0f"),
+            _number(six["p50_ms"], ".2f"),
+            _number(six["p99_ms"], ".2f"),
+            _number(six["requests_per_s"], ".0f"),
+            _number(six["first_chunk_ms"], ".2f"),
+            _number(six["rss_mb"], ".0f"),
         )
     console.print(first)
     ratios = _table("CPU of a request, times the bare relay's in the same round", ["target", "", *_load_names()])
@@ -37,15 +39,15 @@ def print_load(report: LoadReport, console: Console) -> None:
         if name == BARE:
             continue
         found = [report.ratio(name, BARE, load.name) for load in LOADS]
-        ratios.add_row(name, "median", *(f"{each.value:.2f}" for each in found))
-        ratios.add_row("", "rounds", *(f"{each.low:.2f}–{each.high:.2f}" for each in found))
+        ratios.add_row(name, "median", *(_number(each.value, ".2f") for each in found))
+        ratios.add_row("", "rounds", *(f"{_number(each.low, '.2f')}–{_number(each.high, '.2f')}" for each in found))
     console.print(ratios)
     latency = _table("p50 / p99 in ms", ["target", *_load_names()])
     for name in names:
         cells = []
         for load in LOADS:
             p50, p99 = (report.figure(name, load.name, key).value for key in ("p50_ms", "p99_ms"))
-            cells.append(f"{p50:.1f}/{p99:.1f}")
+            cells.append(f"{_number(p50, '.1f')}/{_number(p99, '.1f')}")
         latency.add_row(name, *cells)
     console.print(latency)
     for name in names:
@@ -54,12 +56,13 @@ def print_load(report: LoadReport, console: Console) -> None:
         held = report.held_back_ms(name)
         of_these = "" if held is None else f", of these {held.value:.2f} ms held back"
         later = report.first_chunk_later_ms(name).value
-        console.print(f"{name}: first chunk {later:+.2f} ms{of_these}", markup=False)
+        console.print(f"{name}: first chunk {_number(later, '+.2f')} ms{of_these}", markup=False)
     if LITELLM in names:
         for name in names:
             if name != LITELLM:
                 whole, stream = (report.ratio(LITELLM, name, load).value for load in (LOADS[1].name, STREAM_MANY))
-                console.print(f"litellm: {whole:.1f} times {name}'s CPU, {stream:.1f} times streaming", markup=False)
+                words = f"{_number(whole, '.1f')} times {name}'s CPU, {_number(stream, '.1f')} times streaming"
+                console.print(f"litellm: {words}", markup=False)
 
 
 def print_soak(report: SoakReport, console: Console) -> None:
@@ -71,6 +74,11 @@ def print_soak(report: SoakReport, console: Console) -> None:
     memory = ", ".join(f"{size:.0f}" for size in report.rss_mb)
     console.print(f"MB resident after each round: {memory}", markup=False)
     console.print(f"{report.most_open} streams open at once, {report.seconds:.0f} s", markup=False)
+
+
+def _number(value: float, form: str) -> str:
+    """A load that was never answered has no number."""
+    return "–" if math.isnan(value) else format(value, form)
 
 
 def _load_names() -> list[str]:
