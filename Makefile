@@ -10,8 +10,10 @@ MODEL_PORT ?= 8081
 PACKAGES := proxy rass detectors benchmarks
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(ACCELERATOR)
+CLIENTS := tests/proxy/clients/node
 
-.PHONY: help install run demo test check format bench bundle reference-model lock clean
+.PHONY: help install run demo test check format client-packages test-clients bench load soak bundle reference-model \
+        lock clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -42,9 +44,23 @@ format: install ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix $(PACKAGES) tests scripts
 	$(BIN)/ruff format $(PACKAGES) tests scripts
 
+client-packages: install ## the Python and Node clients that tests hold conversations with (needs npm)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c requirements.lock -e '.[$(ACCELERATOR),dev,clients]'
+	npm ci --prefix $(CLIENTS) --no-audit --no-fund
+
+test-clients: client-packages ## conversations of all of them; one that is missing fails
+	RASS_CLIENTS=required $(BIN)/python -m pytest tests/proxy/clients
+
 bench: install ## quality of raw model against proxy; both must be up (make run)
 	$(BIN)/rass-bench quality --prompts reference:report \
 	    --target raw=http://127.0.0.1:$(MODEL_PORT) --target proxy=http://127.0.0.1:$(PORT)
+
+load: install ## CPU, latency and memory beside a bare relay; PEERS='--portkey DIR --litellm-python FILE'
+	$(BIN)/rass-bench load $(PEERS)
+
+soak: install ## 20,000 requests in modes recover and observe, each answer checked
+	$(BIN)/rass-bench soak
+	$(BIN)/rass-bench soak --mode observe
 
 bundle: install ## build the shipped bundle again from the shipped weights
 	$(BIN)/build-vectors --model reference --out rass/reference/bundle

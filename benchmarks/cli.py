@@ -1,4 +1,4 @@
-"""`rass-bench`: measure over-refusal and safety of running servers, or replay recorded answers through the proxy.
+"""`rass-bench`: over-refusal and safety of running servers, recorded answers through the proxy, its cost and stamina.
 
 Exit codes: 0 done; 1 a server failed, some requests got no answer, or totals disagree; 2 wrong usage or input.
 """
@@ -30,6 +30,10 @@ def main(argv: list[str] | None = None) -> int:
                 return _quality(arguments)
             case "detectors":
                 return _detectors(arguments)
+            case "load":
+                return _load(arguments)
+            case "soak":
+                return _soak(arguments)
             case _:
                 return _replay(arguments)
     except BenchmarkError as error:
@@ -106,6 +110,63 @@ def _detectors(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _load(arguments: argparse.Namespace) -> int:
+    from benchmarks import load, load_targets
+
+    report = load.measure(
+        load.LoadOptions(
+            bundle=arguments.bundle or load_targets.shipped_bundle(),
+            targets=tuple(arguments.target),
+            peers=load_targets.Peers(arguments.litellm_python, arguments.portkey),
+            rounds=arguments.rounds,
+            seconds=arguments.seconds,
+            warm_up=arguments.warm_up,
+            interval_ms=arguments.interval_ms,
+            seed=arguments.seed,
+        )
+    )
+    if arguments.json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        from rich.console import Console
+
+        from benchmarks.load_tables import print_load
+
+        print_load(report, Console())
+    for warning in report.warnings:
+        print(f"rass-bench: {warning}", file=sys.stderr)
+    return 1 if report.failed else 0
+
+
+def _soak(arguments: argparse.Namespace) -> int:
+    from benchmarks import load_targets, soak
+
+    report = soak.run(
+        soak.SoakOptions(
+            bundle=arguments.bundle or load_targets.shipped_bundle(),
+            mode=arguments.mode,
+            requests=arguments.requests,
+            streams=arguments.streams,
+            rounds=arguments.rounds,
+            concurrency=arguments.concurrency,
+            timeout_s=float(arguments.timeout_s),
+            max_growth_mb=arguments.max_growth_mb,
+            seed=arguments.seed,
+        )
+    )
+    if arguments.json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        from rich.console import Console
+
+        from benchmarks.load_tables import print_soak
+
+        print_soak(report, Console())
+    for problem in report.problems:
+        print(f"rass-bench: {problem}", file=sys.stderr)
+    return 1 if report.problems else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="rass-bench", description="Measure served models and proxies over HTTP.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -161,23 +222,83 @@ def _parser() -> argparse.ArgumentParser:
     cost.add_argument("--boundary", type=Path, metavar="DIR", help="ONNX boundary detector to time as well")
     cost.add_argument("--texts", type=_positive, default=2000, metavar="N", help="time at most N texts (%(default)s)")
     cost.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    load = commands.add_parser("load", help="CPU, latency and memory of proxies beside a bare relay, on one core")
+    load.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="bare, off, observe, recover, litellm or portkey (ours, and the peers that are given)",
+    )
+    load.add_argument("--litellm-python", type=Path, metavar="FILE", help="a Python that has litellm[proxy]")
+    load.add_argument("--portkey", type=Path, metavar="DIR", help="where npm installed @portkey-ai/gateway")
+    load.add_argument("--rounds", type=_positive, default=6, metavar="N", help="visits to each target (%(default)s)")
+    load.add_argument(
+        "--seconds", type=_above_zero, default=3.0, metavar="N", help="length of each load of a visit (%(default)s)"
+    )
+    load.add_argument(
+        "--warm-up", type=_positive, default=200, metavar="N", help="requests before a load that do not count"
+    )
+    load.add_argument(
+        "--interval-ms",
+        type=_above_zero,
+        default=5.0,
+        metavar="N",
+        help="pause between a stream's events (%(default)s)",
+    )
+    _add_scripted(load)
+
+    soak = commands.add_parser(
+        "soak", help="thousands of requests, streams and clients that vanish, each answer checked"
+    )
+    soak.add_argument("--mode", choices=["off", "observe", "recover"], default="recover", help="(%(default)s)")
+    soak.add_argument("--requests", type=_positive, default=20_000, metavar="N", help="in all (%(default)s)")
+    soak.add_argument(
+        "--streams", type=_positive, default=1000, metavar="N", help="streams at once, in each round (%(default)s)"
+    )
+    soak.add_argument(
+        "--rounds", type=_positive, default=4, metavar="N", help="memory is read after each (%(default)s)"
+    )
+    soak.add_argument(
+        "--max-growth-mb", type=_above_zero, default=8.0, metavar="N", help="growth after the first round (%(default)s)"
+    )
+    _add_scripted(soak)
+    _add_limits(soak, concurrency=64)
     return parser
 
 
+def _add_scripted(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bundle", type=Path, metavar="DIR", help="bundle of mode recover (the shipped one)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="decides the order (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
+    _add_limits(parser, concurrency=32)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+
+
+def _add_limits(parser: argparse.ArgumentParser, *, concurrency: int) -> None:
     parser.add_argument(
-        "--concurrency", type=_positive, default=32, metavar="N", help="requests in flight (%(default)s)"
+        "--concurrency", type=_positive, default=concurrency, metavar="N", help="requests in flight (%(default)s)"
     )
     parser.add_argument(
         "--timeout-s", type=_positive, default=120, metavar="N", help="seconds for each try of a request (%(default)s)"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
 
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def _above_zero(text: str) -> float:
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
     return number
 
 

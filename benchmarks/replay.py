@@ -19,7 +19,7 @@ from benchmarks.targets import Answer, Client, Limits, Target, in_parallel
 from detectors.statistics import Interval, clopper_pearson
 from detectors.verdict import Message, RefusalKind
 
-__all__ = ["Detection", "ReplayOptions", "ReplayReport", "Totals", "detection", "metric_total", "run"]
+__all__ = ["Detection", "ReplayOptions", "ReplayReport", "Totals", "detection", "metric_sum", "metric_total", "run"]
 
 # No bundle is named: the proxy then judges the text of answers and nothing else, which is all that recordings can tell.
 _PROXY_OPTIONS = ("--mode", "observe")
@@ -123,10 +123,15 @@ def detection(judged: Sequence[tuple[Recording, RefusalKind]]) -> Detection:
     )
 
 
+def metric_sum(text: str, name: str) -> float:
+    """Return the sum of a sample over all its labels from a Prometheus page; 0 if it is not there."""
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return float(sum(sample.value for sample in samples if sample.name == name))
+
+
 def metric_total(text: str, name: str) -> int:
     """Return the sum of a counter over all its labels from a Prometheus page; 0 if it was never counted."""
-    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
-    return round(sum(sample.value for sample in samples if sample.name == name))
+    return round(metric_sum(text, name))
 
 
 def run(options: ReplayOptions) -> ReplayReport:

@@ -90,10 +90,11 @@ class Gate:
             return self._relayed(before, response, Action.UNJUDGED)
         if not streamed:
             return await self._whole(before, response)
-        language = self._observer.language(request)
-        if self._held.worth_holding(request, language):
-            return await self._held.answer(request, response, language, stack)
-        return self._watched(request, response, language)
+        if self._held.recoverable(request):
+            language = self._observer.language(request)
+            if self._held.worth_holding(request, language):
+                return await self._held.answer(request, response, language, stack)
+        return self._watched(request, response)
 
     def _relayed(self, before: Before, response: UpstreamResponse, action: Action) -> Reply:
         """Relay bytes as they arrive, unjudged."""
@@ -114,7 +115,7 @@ class Gate:
         request = before.request
         body, whole = await read_up_to(response, self._judged_bytes)
         if whole and is_filter_error(body):
-            signals = await self._observer.signals(request, FILTERED, self._observer.language(request), before.boundary)
+            signals = await self._observer.signals(request, FILTERED, before.boundary)
             outcome = Outcome(signals, untouched("the provider's filter answered with an error", before.attempts))
             self._ledger.record(request, outcome, FILTERED)
             own = self._ledger.outcome_headers(request, outcome)
@@ -136,8 +137,7 @@ class Gate:
             rest = body if whole else _rest_of(request, body, response)
             return Reply(response.status, returned_headers(response.headers, own), rest)
         answer = together(choices)
-        language = self._observer.language(request)
-        signals = await self._observer.signals(request, answer, language, before.boundary)
+        signals = await self._observer.signals(request, answer, before.boundary)
         if request.mode is Mode.SHADOW:
             return self._shadowed(request, response, signals, body, choices)
         refused = self._choices.refused(choices, signals)
@@ -168,7 +168,7 @@ class Gate:
 
         return Reply(response.status, headers, body, recover)
 
-    def _watched(self, request: ChatRequest, response: UpstreamResponse, language: str) -> Reply:
+    def _watched(self, request: ChatRequest, response: UpstreamResponse) -> Reply:
         """Relay a stream as it arrives, and judge it once the client has it."""
         reader = StreamReader(request.wire.gather(request.payload))
         state = _Watched()
@@ -192,7 +192,7 @@ class Gate:
                 self._ledger.count(request, Action.UNJUDGED)
             else:
                 answer = reader.answer()
-                signals = await self._observer.signals(request, answer, language)
+                signals = await self._observer.signals(request, answer)
                 outcome = Outcome(signals, untouched("the stream was relayed as it arrived"))
                 self._ledger.record(request, outcome, answer)
                 self._shadow.start(request, signals, reader.choices())

@@ -60,9 +60,13 @@ class HeldStreams:
         self._judged_bytes = judged_bytes
         self._drain_limit_s = drain_limit_s
 
+    def recoverable(self, request: ChatRequest) -> bool:
+        """Whether a refusal of this request may be recovered; other streams are relayed as they arrive."""
+        return request.mode.replaces and request.observe_only is None
+
     def worth_holding(self, request: ChatRequest, language: str) -> bool:
-        """Whether a refusal of this request could be recovered; other streams are relayed as they arrive."""
-        return request.mode.replaces and request.observe_only is None and self._recovery.possible(request, language)
+        """Whether refusals of this request, in this language, can be recovered."""
+        return self._recovery.possible(request, language)
 
     async def answer(
         self, request: ChatRequest, response: UpstreamResponse, language: str, stack: AsyncExitStack

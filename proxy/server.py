@@ -23,6 +23,10 @@ from proxy.settings import DEFAULT_ROUTE, Settings
 
 logger = logging.getLogger(__name__)
 
+# Clients and load balancers keep idle connections for up to a minute. A server that closes them sooner (uvicorn: after
+# five seconds) does so just as the next request is written now and then, and that request is lost.
+_KEEP_ALIVE_S = 75
+
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -105,6 +109,7 @@ async def running_app(app: ASGIApp, listener: socket.socket, *, drain_timeout_s:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
     )
     server = _Server(config)

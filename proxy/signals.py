@@ -156,15 +156,30 @@ class Observer:
             self._metrics.detector_seconds.labels("language").observe(perf_counter() - started)
 
     async def signals(
-        self, request: ChatRequest, answer: ChatAnswer, language: str, boundary: BoundaryReading | None = None
+        self, request: ChatRequest, answer: ChatAnswer, boundary: BoundaryReading | None = None
     ) -> Signals:
-        """Gather the facts about an exchange; the zone is read only where it can matter and was not read before."""
+        """Gather the facts about an exchange; language and zone are found out only where they can matter.
+
+        ``boundary`` is the zone where it was read before. The language of an answered request is ``other``: it labels
+        refusals and readings, and chooses how refusals are recovered.
+        """
         signals = Signals(
-            request.mode, answer.form, self.refusal(answer), boundary, language, request.observe_only, request.stream
+            request.mode,
+            answer.form,
+            self.refusal(answer),
+            boundary,
+            OTHER_LANGUAGE,
+            request.observe_only,
+            streamed=request.stream,
+            choices=request.choices,
         )
-        if boundary is not None or not zone_matters(signals, self._rules):
+        matters = zone_matters(signals, self._rules)
+        if boundary is None and not (signals.refused or matters):
             return signals
-        return replace(signals, boundary=await self.boundary(request, language))
+        signals = replace(signals, language=self.language(request))
+        if boundary is not None or not matters:
+            return signals
+        return replace(signals, boundary=await self.boundary(request, signals.language))
 
     async def boundary(self, request: ChatRequest, language: str) -> BoundaryReading:
         """Read on which side of the boundary the whole conversation lies."""

@@ -14,5 +14,5 @@ rewrite() {
     mv "$file.new" "$file"
 }
 
-"${compile[@]}" pyproject.toml --extra cpu --extra dev | rewrite requirements.lock
+"${compile[@]}" pyproject.toml --extra cpu --extra clients --extra dev | rewrite requirements.lock
 grep '^litellm==' requirements.lock | "${compile[@]}" --no-deps --generate-hashes - | rewrite requirements-litellm.lock

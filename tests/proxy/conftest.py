@@ -60,6 +60,8 @@ class Script:
     finish_reason: str = "stop"
     steers: bool = True
     message: Mapping[str, object] = field(default_factory=dict)
+    deltas: Sequence[Mapping[str, object]] | None = None
+    """What a stream says piece by piece, where that is not the text."""
     usage: bool = True
 
     def answer(self, way: str) -> str | None:
@@ -166,13 +168,12 @@ class ScriptedModel:
     def _events(self, script: Script, way: str) -> list[bytes]:
         text = script.answer(way) or ""
         pieces = [text[start : start + 4] for start in range(0, len(text), 4)]
-        deltas: list[dict[str, object]] = [
-            {"role": "assistant", "content": ""},
-            *({"content": piece} for piece in pieces),
-            *([script.message] if script.message and way == "plain" else ()),
-        ]
-        deltas.append({})
-        finish_reason = script.finish_reason if way == "plain" else "stop"
+        own = way == "plain"
+        said: Sequence[Mapping[str, object]] = [{"content": piece} for piece in pieces]
+        if own:
+            said = [*said, *([script.message] if script.message else [])] if script.deltas is None else script.deltas
+        deltas: list[Mapping[str, object]] = [{"role": "assistant", "content": ""}, *said, {}]
+        finish_reason = script.finish_reason if own else "stop"
         events = []
         for position, delta in enumerate(deltas):
             last = position == len(deltas) - 1

@@ -54,6 +54,25 @@ async def test_observe_says_and_counts_what_it_saw(model, start_proxy, script, r
     assert proxy.total("rass_requests_total", outcome="refusal-kept", mode="observe") == 1
 
 
+async def test_the_language_is_told_only_of_refused_requests(model, start_proxy, script, refusal, eventually):
+    model.scripts["hello"] = script("Hi there.")
+    model.scripts[KILL] = script(refusal)
+    asked: list[str] = []
+
+    def language(text: str) -> str:
+        asked.append(text)
+        return "en"
+
+    proxy = await start_proxy(Mode.OBSERVE, detectors={"language": language})
+    await proxy.ask("hello")
+    await proxy.ask("hello", stream=True)
+    # A relayed stream is judged once the client has it.
+    await eventually(lambda: proxy.total("rass_requests_total", outcome="delivered", mode="observe") == 2)
+    assert asked == []
+    await proxy.ask(KILL)
+    assert asked == [KILL]
+
+
 async def test_an_over_refusal_is_recovered(model, start_proxy, script, refusal):
     model.scripts[KILL] = script(refusal, steered="Use the kill command.")
     proxy = await start_proxy()
