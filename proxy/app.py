@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
+from proxy.authentication import Authentication
 from proxy.dependencies import Dependencies
 from proxy.exchange import Mode
 from proxy.gate import Gate
@@ -67,5 +69,21 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
             metrics=deps.metrics,
             check=ReadinessCheck(settings, deps.upstream, deps.bundle),
         ),
+        middleware=_layers(settings, deps),
         lifespan=lifespan,
     )
+
+
+def _layers(settings: Settings, deps: Dependencies) -> list[Middleware]:
+    """Return what stands around the routes, outermost first."""
+    if deps.keyring is None:
+        return []
+    return [
+        Middleware(
+            Authentication,
+            keyring=deps.keyring,
+            limits=deps.limits,
+            open_paths=settings.keys.opened,
+            metrics=deps.metrics,
+        )
+    ]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import json
+from collections.abc import Awaitable, Mapping
 from contextlib import aclosing
 from typing import TypeVar
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.errors import BodyTooLarge
+from proxy.errors import BodyTooLarge, ProxyError
 from proxy.exchange import Reply
+from proxy.headers import REQUEST_ID_HEADER
 
 T = TypeVar("T")
 
@@ -61,6 +63,12 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
         for task in (working, watching):
             task.cancel()
         await asyncio.wait({working, watching})
+
+
+def error_reply(error: ProxyError, request_id: str, headers: Mapping[str, str] | None = None) -> Reply:
+    """Return an error as its OpenAI body; ``headers`` are what its status wants besides."""
+    own = {"content-type": "application/json", REQUEST_ID_HEADER: request_id, **(headers or {})}
+    return Reply(error.status, own, json.dumps(error.body(), ensure_ascii=False).encode())
 
 
 async def send_reply(reply: Reply, send: Send) -> None:

@@ -43,6 +43,7 @@ class Audit:
         row: dict[str, object] = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": request.request_id,
+            "key": request.key_id,
             "model": request.model,
             "mode": signals.mode,
             "stream": request.stream,

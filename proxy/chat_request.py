@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from detectors.verdict import Message
+from proxy.caller import Caller, Right
 from proxy.errors import InvalidBody, InvalidModeHeader, SteeringNotPermitted
 from proxy.exchange import ChatRequest, Mode
 from proxy.headers import MODE_HEADER, forwarded_headers
@@ -26,21 +27,22 @@ def parse_chat_request(
     headers: Mapping[str, str],
     *,
     request_id: str,
+    caller: Caller,
     configured_mode: Mode,
     allow_client_steering: bool,
     api_key: str | None,
 ) -> ChatRequest:
-    """Read a chat completion request; header names are lower-case.
+    """Read ``caller``'s chat completion request; header names are lower-case.
 
     Raises ``InvalidBody``, ``InvalidModeHeader`` or ``SteeringNotPermitted``.
     """
     payload = _parse_object(body)
-    if not allow_client_steering:
+    if not (allow_client_steering or caller.may(Right.CLIENT_STEERING)):
         for name in STEERING_FIELDS:
             if name in payload:
                 raise SteeringNotPermitted(
                     f"the field {name!r} steers the engine and is not accepted from clients; leave it out, or ask the "
-                    "operator for the setting rights.allow_client_steering",
+                    "operator for a key with the right client-steering",
                     param=name,
                 )
     messages, text_only = _messages(payload.get("messages"))
@@ -52,10 +54,12 @@ def parse_chat_request(
         messages=messages,
         model=model if isinstance(model, str) else "",
         stream=payload.get("stream") is True,
-        mode=_mode(headers.get(MODE_HEADER), configured_mode),
+        mode=_mode(headers.get(MODE_HEADER), caller.mode(configured_mode)),
         request_id=request_id,
         observe_only=_observe_only(payload, text_only),
         text_only=text_only,
+        key_id=caller.key_id,
+        sees_distance=caller.may(Right.DISTANCES),
     )
 
 

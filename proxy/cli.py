@@ -1,4 +1,4 @@
-"""``rass-proxy``: the only module of the proxy that parses arguments and chooses exit codes.
+"""``rass-proxy``: arguments and exit codes; those of ``rass-proxy keys`` stand in `proxy.keys_cli`.
 
 Exit codes: 0 it did what it was asked, 1 it failed while running, 2 wrong usage, settings, bundle or served model.
 """
@@ -9,6 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from proxy.keys_cli import add_keys_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--proxy", metavar="URL", default="http://127.0.0.1:8080", help="the proxy (port 8080)")
     demo.add_argument("--json", action="store_true", help="print rows for programs instead of a table")
     demo.set_defaults(run=_demo)
+
+    add_keys_command(commands, epilog=_EXIT_CODES)
 
     config = commands.add_parser("config", help="print the commented default settings file (TOML)", epilog=_EXIT_CODES)
     config.set_defaults(run=_config)

@@ -12,7 +12,10 @@ from detectors.verdict import Zone
 from proxy.audit import Audit, open_audit
 from proxy.errors import StartupError
 from proxy.exchange import Mode
+from proxy.key_file import read_keys
+from proxy.keys import Keyring
 from proxy.metrics import Metrics
+from proxy.rate_limits import RateLimits
 from proxy.recovery import SteeringPlan
 from proxy.settings import Settings
 from proxy.signals import Detectors
@@ -24,7 +27,10 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """Everything with an outside or a cost; ``bundle`` is ``None`` where there is none to hold the upstream against."""
+    """Everything with an outside or a cost.
+
+    ``bundle`` is ``None`` where there is none to hold the upstream against, ``keyring`` where nobody needs a key.
+    """
 
     upstream: Upstream
     metrics: Metrics
@@ -33,6 +39,8 @@ class Dependencies:
     plan: SteeringPlan
     bundle: Bundle | None = None
     audit: Audit | None = None
+    keyring: Keyring | None = None
+    limits: RateLimits = field(default_factory=RateLimits)
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
     async def close(self) -> None:
@@ -86,6 +94,7 @@ async def build_dependencies(settings: Settings) -> Dependencies:
     from proxy.upstream.http import HttpUpstream
     from proxy.upstream.post import READ_PATH, PostOverUpstream
 
+    keyring = None if settings.keys.file is None else Keyring(read_keys(settings.keys.file))
     bundle = load_bundle(settings)
     metrics = Metrics()
     upstream = HttpUpstream(settings.upstream, metrics)
@@ -112,6 +121,7 @@ async def build_dependencies(settings: Settings) -> Dependencies:
         plan=bundle.steering if bundle else nothing_recovers,
         bundle=bundle,
         audit=audit,
+        keyring=keyring,
         closing=closing,
     )
 

@@ -6,6 +6,8 @@ ProxyError                       an exchange ends with an OpenAI-shaped error bo
 │   ├── BodyTooLarge             413
 │   ├── InvalidModeHeader        400
 │   ├── SteeringNotPermitted     400  steering or engine-internal fields without the right
+│   ├── Unauthorized             401  no key, or one that opens nothing
+│   ├── RateLimited              429  the key's requests per minute, or at once
 │   └── PathNotRelayed           404
 └── UpstreamError                the served model's side
     ├── UpstreamUnreachable      502
@@ -71,6 +73,30 @@ class SteeringNotPermitted(RequestError):
     """A client sent steering or engine-internal fields without the right to."""
 
     code = "steering_not_permitted"
+
+
+class Unauthorized(RequestError):
+    """No API key, or one that opens nothing; ``challenge`` is the ``WWW-Authenticate`` header."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def __init__(self, message: str, challenge: str) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+
+
+class RateLimited(RequestError):
+    """The key asks for more than it may: ``limit`` names the setting, ``retry_after_s`` says when to come back."""
+
+    status = 429
+    type = "requests"  # OpenAI's own word
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, limit: str, retry_after_s: int) -> None:
+        super().__init__(f"{message}; try again in {retry_after_s} s")
+        self.limit = limit
+        self.retry_after_s = retry_after_s
 
 
 class PathNotRelayed(RequestError):

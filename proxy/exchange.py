@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from detectors.verdict import Message
 
+ANONYMOUS = "anonymous"
+"""The key id of whoever asks where no keys are in use."""
+
 
 class Mode(StrEnum):
     """What the proxy does with a refused request, from least to most."""
@@ -49,7 +52,8 @@ class ChatRequest:
     ``body`` are the client's bytes, which go upstream unchanged; ``payload`` is the same, parsed, and never modified.
     ``headers`` are those to send upstream. ``observe_only`` says why this request is never recovered (it may have
     effects, or the detectors do not see all of it), or is ``None``; ``text_only`` is False where messages hold more
-    than text, so that no detector can judge the whole.
+    than text, so that no detector can judge the whole. ``key_id`` names the caller's key; ``sees_distance`` says
+    whether that key may see how far from the boundary the request lies.
     """
 
     body: bytes = field(repr=False)
@@ -62,6 +66,8 @@ class ChatRequest:
     request_id: str
     observe_only: str | None = None
     text_only: bool = True
+    key_id: str = ANONYMOUS
+    sees_distance: bool = False
 
 
 async def nothing_more() -> None:

@@ -8,7 +8,14 @@ from detectors.verdict import RefusalKind, Zone
 from proxy.answers import ChatAnswer, RefusalForm
 from proxy.audit import Audit
 from proxy.exchange import Action, ChatRequest
-from proxy.headers import ACTION_HEADER, ATTEMPTS_HEADER, REFUSAL_HEADER, REQUEST_ID_HEADER, ZONE_HEADER
+from proxy.headers import (
+    ACTION_HEADER,
+    ATTEMPTS_HEADER,
+    DISTANCE_HEADER,
+    REFUSAL_HEADER,
+    REQUEST_ID_HEADER,
+    ZONE_HEADER,
+)
 from proxy.metrics import Metrics
 from proxy.policy import action_of
 from proxy.recovery import Recovered
@@ -47,7 +54,7 @@ class Ledger:
         refusal: RefusalKind | None = None,
         attempts: int | None = None,
     ) -> dict[str, str]:
-        """Return the proxy's own headers; what is not known when the headers leave is left out. Never a distance."""
+        """Return the proxy's own headers; what is not known when the headers leave is left out."""
         headers = {ACTION_HEADER: str(action), REQUEST_ID_HEADER: request.request_id}
         if zone is not None:
             headers[ZONE_HEADER] = zone
@@ -58,15 +65,21 @@ class Ledger:
         return headers
 
     def outcome_headers(self, request: ChatRequest, outcome: Outcome) -> dict[str, str]:
-        """Return the headers of an exchange whose outcome is known."""
+        """Return the headers of an exchange whose outcome is known.
+
+        The exact distance stands among them only for a key with the right to see it.
+        """
         signals = outcome.signals
-        return self.headers(
+        headers = self.headers(
             request,
             outcome.action,
             zone=UNREAD if signals.boundary is None else str(signals.zone),
             refusal=None if signals.refusal is None else signals.refusal.kind,
             attempts=len(outcome.recovered.attempts.made),
         )
+        if request.sees_distance and signals.boundary is not None and signals.boundary.h is not None:
+            headers[DISTANCE_HEADER] = f"{signals.boundary.h:.6g}"
+        return headers
 
     def count(self, request: ChatRequest, action: Action) -> None:
         """Count an exchange that was not judged."""

@@ -93,6 +93,18 @@ class Metrics:
             buckets=_SLOW,
             registry=self.registry,
         )
+        self.unauthorized = Counter(
+            "rass_unauthorized_total",
+            "Requests turned away for want of a valid API key.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.rate_limited = Counter(
+            "rass_rate_limited_total",
+            "Requests turned away because their key had reached a limit, by limit.",
+            ("limit",),
+            registry=self.registry,
+        )
         self.in_flight = Gauge("rass_requests_in_flight", "Chat completions being worked on.", registry=self.registry)
         self.mode = Gauge("rass_mode", "1 for the configured mode.", ("mode",), registry=self.registry)
 

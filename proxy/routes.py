@@ -11,9 +11,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
-from proxy.asgi import ClientGone, header_map, read_body, send_reply, while_connected
+from proxy.asgi import ClientGone, error_reply, header_map, read_body, send_reply, while_connected
+from proxy.caller import caller_of
 from proxy.chat_request import parse_chat_request
-from proxy.errors import PathNotRelayed, ProxyError, error_body
+from proxy.errors import PathNotRelayed, ProxyError
 from proxy.exchange import Action, ChatRequest, Reply
 from proxy.gate import Gate
 from proxy.headers import REQUEST_ID_HEADER, forwarded_headers, request_id_of, returned_headers
@@ -51,6 +52,7 @@ class ChatCompletions:
                     headers,
                     request_id=request_id,
                     configured_mode=self._settings.mode,
+                    caller=caller_of(scope),
                     allow_client_steering=self._settings.rights.allow_client_steering,
                     api_key=None if key is None else key.get_secret_value(),
                 )
@@ -63,13 +65,14 @@ class ChatCompletions:
                 self._count(request, Action.FAILED)
                 if sent.started:
                     raise
-                await send_reply(_error_reply(error, request_id), send)
+                await send_reply(error_reply(error, request_id), send)
             except Exception:
                 self._count(request, Action.FAILED)
                 logger.exception("request %s failed", request_id)
                 if sent.started:
                     raise
-                await send_reply(_internal_error_reply(request_id), send)
+                failure = ProxyError(f"the proxy failed; its log names request {request_id}")
+                await send_reply(error_reply(failure, request_id), send)
 
     async def _exchange(self, request: ChatRequest, stack: AsyncExitStack, send: Send) -> Reply:
         reply = await self._gate.answer(request, stack)
@@ -155,17 +158,3 @@ def build_routes(
         Route("/metrics", exposition),
         Route("/{path:path}", unlisted, methods=everything),
     ]
-
-
-def _error_reply(error: ProxyError, request_id: str) -> Reply:
-    return _json_reply(error.status, error.body(), request_id)
-
-
-def _internal_error_reply(request_id: str) -> Reply:
-    message = f"the proxy failed; its log names request {request_id}"
-    return _json_reply(500, error_body(message, ProxyError.type, ProxyError.code), request_id)
-
-
-def _json_reply(status: int, body: dict[str, object], request_id: str) -> Reply:
-    response = JSONResponse(body, status)
-    return Reply(status, {"content-type": "application/json", REQUEST_ID_HEADER: request_id}, bytes(response.body))

@@ -173,12 +173,43 @@ class LimitSettings(Group):
 
 
 class RightSettings(Group):
-    """What clients may do."""
+    """What every client may do; a key may have the right by itself."""
 
     allow_client_steering: bool = Field(
         default=False,
         description="Relay clients' steering fields (rass, vllm_xargs, kv_transfer_params).",
     )
+
+
+_OPERATION_PATHS = ("/healthz", "/readyz", "/metrics")
+
+
+def _open_paths(value: str) -> str:
+    for path in (part.strip() for part in value.split(",")):
+        if path and path not in _OPERATION_PATHS:
+            raise ValueError(f"{path!r} cannot be open; only {', '.join(_OPERATION_PATHS)} can be")
+    return value
+
+
+class KeySettings(Group):
+    """API keys of clients."""
+
+    file: Path | None = Field(
+        default=None, description="Key file that `rass-proxy keys add` writes; unset: nobody is asked for a key."
+    )
+    open_paths: Annotated[str, AfterValidator(_open_paths)] = Field(
+        default=",".join(_OPERATION_PATHS),
+        description="Paths that need no key, separated by commas; /healthz, /readyz and /metrics can be open.",
+    )
+    allow_anonymous: bool = Field(
+        default=False,
+        description="Listen on a public address without a key file: whoever reaches the port is served.",
+    )
+
+    @property
+    def opened(self) -> frozenset[str]:
+        """The paths that need no key."""
+        return frozenset(part.strip() for part in self.open_paths.split(",") if part.strip())
 
 
 class AuditSettings(Group):
@@ -225,4 +256,5 @@ class Settings(BaseSettings):
     judge: JudgeSettings = Field(default_factory=JudgeSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     rights: RightSettings = Field(default_factory=RightSettings)
+    keys: KeySettings = Field(default_factory=KeySettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)

@@ -28,6 +28,7 @@ from proxy.app import create_app
 from proxy.audit import Audit
 from proxy.dependencies import Dependencies
 from proxy.exchange import Mode
+from proxy.keys import Keyring
 from proxy.metrics import Metrics
 from proxy.server import listen, running_app, url_of
 from proxy.settings import Settings
@@ -313,6 +314,7 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             url: str | None = None,
             detectors: Mapping[str, Any] | None = None,
             audit: Audit | None = None,
+            keyring: Keyring | None = None,
             **groups: Any,
         ) -> Proxy:
             values = {"mode": mode, "upstream": {"url": url or model.url}, **groups}
@@ -329,7 +331,13 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             )
             chosen = replace(chosen, **(detectors or {}))
             deps = Dependencies(
-                upstream=upstream, metrics=metrics, detectors=chosen, dialect=Native(), plan=plan, audit=audit
+                upstream=upstream,
+                metrics=metrics,
+                detectors=chosen,
+                dialect=Native(),
+                plan=plan,
+                audit=audit,
+                keyring=keyring,
             )
             listener = stack.enter_context(listen("127.0.0.1", 0))
             await stack.enter_async_context(running_app(create_app(settings, deps), listener, drain_timeout_s=1))

@@ -10,15 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.verdict import Message
+from proxy.caller import Caller
 from proxy.chat_request import STEERING_FIELDS, parse_chat_request
 from proxy.errors import InvalidBody, InvalidModeHeader, RequestError, SteeringNotPermitted
 from proxy.exchange import Mode
 
+NOBODY = Caller()
 
-def parse(body, headers=None, *, mode=Mode.RECOVER, steering=False, api_key=None):
+
+def parse(body, headers=None, *, mode=Mode.RECOVER, steering=False, api_key=None, caller=NOBODY):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return parse_chat_request(
-        raw, headers or {}, request_id="r", configured_mode=mode, allow_client_steering=steering, api_key=api_key
+        raw,
+        headers or {},
+        request_id="r",
+        caller=caller,
+        configured_mode=mode,
+        allow_client_steering=steering,
+        api_key=api_key,
     )
 
 
