@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from proxy.app import create_app
 from proxy.dependencies import build_dependencies
 from proxy.errors import StartupError
+from proxy.exposure import check_exposure
 from proxy.readiness import Mismatch, ReadinessCheck, Ready, Unreachable
 from proxy.settings import Settings
 
@@ -127,6 +128,7 @@ async def _checked_app(settings: Settings) -> Starlette:
     """Make the app, unless what it would serve does not fit; an upstream that does not answer yet may come later."""
     deps = await build_dependencies(settings)
     try:
+        check_exposure(settings, deps.keyring)
         state = await ReadinessCheck(settings, deps.upstream, deps.bundle)()
         match state:
             case Ready():
