@@ -37,9 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     serve = commands.add_parser("serve", help="stand in front of a served model", epilog=_EXIT_CODES)
-    serve.add_argument("--upstream", metavar="URL", help="address of the served model")
-    serve.add_argument("--bundle", metavar="PATH", help="bundle folder, or 'reference'; mode recover needs one")
-    serve.add_argument("--mode", choices=["off", "observe", "recover"], help="what to do with refusals (observe)")
+    _add_serving(serve)
     _add_common(serve)
     serve.set_defaults(run=_serve)
 
@@ -58,9 +56,25 @@ def _parser() -> argparse.ArgumentParser:
 
     add_keys_command(commands, epilog=_EXIT_CODES)
 
+    check = commands.add_parser(
+        "check",
+        help="say what would go wrong, before it does",
+        epilog="exit codes: 0 no line fails (warnings may be there), 1 a line fails, 2 wrong usage",
+    )
+    check.add_argument("--json", action="store_true", help="print lines for programs")
+    _add_serving(check)
+    _add_common(check)
+    check.set_defaults(run=_check)
+
     config = commands.add_parser("config", help="print the commented default settings file (TOML)", epilog=_EXIT_CODES)
     config.set_defaults(run=_config)
     return parser
+
+
+def _add_serving(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--upstream", metavar="URL", help="address of the served model")
+    parser.add_argument("--bundle", metavar="PATH", help="bundle folder, or 'reference'; mode recover needs one")
+    parser.add_argument("--mode", choices=["off", "observe", "recover"], help="what to do with refusals (observe)")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +146,29 @@ def _demo(options: argparse.Namespace) -> int:
     else:
         print_demo(rows, _console())
     return OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    import asyncio
+    import json
+    from dataclasses import asdict
+
+    from proxy.check import check
+    from proxy.check_line import State
+    from proxy.errors import StartupError
+    from proxy.settings_sources import load_settings
+
+    try:
+        flags = _flags(options)
+    except StartupError as error:
+        return _fail(f"check: {error}", USAGE)
+    lines = asyncio.run(check(lambda: load_settings(flags, options.config)))
+    if options.json:
+        print(json.dumps([asdict(line) for line in lines], ensure_ascii=False, indent=2))
+    else:
+        for line in lines:
+            print(f"{line.state:<5}{line.name:<22}{line.says}")
+    return FAILED if any(line.state is State.FAIL for line in lines) else OK
 
 
 def _config(_options: argparse.Namespace) -> int:

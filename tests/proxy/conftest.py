@@ -75,6 +75,14 @@ class ScriptedModel:
         self.arrived = asyncio.Event()
         """Set when a completion request arrives."""
         self.read_status = 200
+        self.leaks_steering = False
+        """Whether a steered answer's text is repeated to unsteered requests after it."""
+        self.models_status = 200
+        self.listed: dict[str, dict[str, object]] = {
+            "scripted": {"revision": "r1", "hidden_size": 8, "num_layers": 2, "bundle": DIGEST, "context_length": 64}
+        }
+        """What is served, with its report."""
+        self.digest = DIGEST
         self.attempt_status = 200
         self.url = ""
 
@@ -88,7 +96,7 @@ class ScriptedModel:
         self.requests.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         script = self.scripts.get(body["messages"][-1]["content"])
-        if body.get("model") != "scripted" or script is None:
+        if body.get("model") not in self.listed or script is None:
             error = {
                 "message": "no such model",
                 "type": "invalid_request_error",
@@ -100,6 +108,8 @@ class ScriptedModel:
         if order is not None:
             if self.hold_attempts is not None:
                 await self.hold_attempts.wait()
+            if self.leaks_steering and script.steered is not None:
+                self.scripts[body["messages"][-1]["content"]] = replace(script, text=script.steered)
             if self.attempt_status != 200:
                 return web.json_response({"error": {"message": "no"}}, status=self.attempt_status)
         if body.get("stream"):
@@ -196,14 +206,14 @@ class ScriptedModel:
                 "h": script.h,
                 "rho": None if answered else 1.0,
                 "answer_h": script.answer_h if answered else None,
-                "bundle": DIGEST,
+                "bundle": self.digest,
                 "prompt_tokens": 3,
             }
         )
 
     async def models(self, _request: web.Request) -> web.Response:
-        report = {"revision": "r1", "hidden_size": 8, "num_layers": 2, "bundle": DIGEST, "context_length": 64}
-        return web.json_response({"object": "list", "data": [{"id": "scripted", "object": "model", "rass": report}]})
+        entries = [{"id": name, "object": "model", "rass": report} for name, report in self.listed.items()]
+        return web.json_response({"object": "list", "data": entries}, status=self.models_status)
 
 
 class PhraseRefusals:
