@@ -16,6 +16,7 @@ from proxy.held_streams import HeldStreams
 from proxy.ledger import Ledger
 from proxy.readiness import ReadinessCheck
 from proxy.recovery import Recovery
+from proxy.request_limits import HeaderLimits
 from proxy.routes import build_routes
 from proxy.settings import Settings
 from proxy.signals import Observer
@@ -76,14 +77,15 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
 
 def _layers(settings: Settings, deps: Dependencies) -> list[Middleware]:
     """Return what stands around the routes, outermost first."""
-    if deps.keyring is None:
-        return []
-    return [
-        Middleware(
-            Authentication,
-            keyring=deps.keyring,
-            limits=deps.limits,
-            open_paths=settings.keys.opened,
-            metrics=deps.metrics,
+    layers = [Middleware(HeaderLimits, limits=settings.limits)]
+    if deps.keyring is not None:
+        layers.append(
+            Middleware(
+                Authentication,
+                keyring=deps.keyring,
+                limits=deps.limits,
+                open_paths=settings.keys.opened,
+                metrics=deps.metrics,
+            )
         )
-    ]
+    return layers

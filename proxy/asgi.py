@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from starlette.types import Receive, Scope, Send
 
-from proxy.errors import BodyTooLarge, ProxyError
+from proxy.errors import BodyTooLarge, ProxyError, RequestTooSlow
 from proxy.exchange import Reply
 from proxy.headers import REQUEST_ID_HEADER
 
@@ -30,8 +30,16 @@ def header_map(scope: Scope) -> dict[str, str]:
     return headers
 
 
-async def read_body(receive: Receive, limit_bytes: int) -> bytes:
-    """Read a request's body; raises ``BodyTooLarge`` or ``ClientGone``."""
+async def read_body(receive: Receive, limit_bytes: int, limit_s: float) -> bytes:
+    """Read a request's body; raises ``BodyTooLarge``, ``RequestTooSlow`` or ``ClientGone``."""
+    try:
+        async with asyncio.timeout(limit_s):
+            return await _whole_body(receive, limit_bytes)
+    except TimeoutError as error:
+        raise RequestTooSlow(f"the request body did not arrive within {limit_s:g} s (limits.body_timeout_s)") from error
+
+
+async def _whole_body(receive: Receive, limit_bytes: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:

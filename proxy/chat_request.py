@@ -14,6 +14,8 @@ from proxy.caller import Caller, Right
 from proxy.errors import InvalidBody, InvalidModeHeader, SteeringNotPermitted
 from proxy.exchange import ChatRequest, Mode
 from proxy.headers import MODE_HEADER, forwarded_headers
+from proxy.request_limits import check_body, check_messages
+from proxy.settings import LimitSettings
 
 # What engines and their plugins take their orders from; some of them run pickled code that they are sent.
 STEERING_FIELDS = ("rass", "vllm_xargs", "kv_transfer_params")
@@ -28,15 +30,18 @@ def parse_chat_request(
     *,
     request_id: str,
     caller: Caller,
+    limits: LimitSettings,
     configured_mode: Mode,
     allow_client_steering: bool,
     api_key: str | None,
 ) -> ChatRequest:
     """Read ``caller``'s chat completion request; header names are lower-case.
 
-    Raises ``InvalidBody``, ``InvalidModeHeader`` or ``SteeringNotPermitted``.
+    Raises ``InvalidBody``, ``TooDeep``, ``TooManyMessages``, ``InvalidModeHeader`` or ``SteeringNotPermitted``.
     """
+    check_body(body, limits)
     payload = _parse_object(body)
+    check_messages(payload, limits)
     if not (allow_client_steering or caller.may(Right.CLIENT_STEERING)):
         for name in STEERING_FIELDS:
             if name in payload:

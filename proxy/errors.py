@@ -4,6 +4,10 @@ ProxyError                       an exchange ends with an OpenAI-shaped error bo
 ├── RequestError                 the client can mend it
 │   ├── InvalidBody              400  no JSON object, or nested too deeply
 │   ├── BodyTooLarge             413
+│   ├── TooDeep                  400  JSON nested deeper than limits.max_json_depth
+│   ├── TooManyMessages          400  more than limits.max_messages
+│   ├── HeadersTooLarge          431  more than limits.max_headers or limits.max_header_bytes
+│   ├── RequestTooSlow           408  no whole body within limits.body_timeout_s
 │   ├── InvalidModeHeader        400
 │   ├── SteeringNotPermitted     400  steering or engine-internal fields without the right
 │   ├── Unauthorized             401  no key, or one that opens nothing
@@ -61,6 +65,32 @@ class BodyTooLarge(RequestError):
 
     status = 413
     code = "request_too_large"
+
+
+class TooDeep(RequestError):
+    """The body's JSON is nested deeper than ``limits.max_json_depth``."""
+
+    code = "json_too_deep"
+
+
+class TooManyMessages(RequestError):
+    """The conversation has more turns than ``limits.max_messages``."""
+
+    code = "too_many_messages"
+
+
+class HeadersTooLarge(RequestError):
+    """The request has more, or longer, headers than ``limits`` allow."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class RequestTooSlow(RequestError):
+    """The body did not arrive within ``limits.body_timeout_s``."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class InvalidModeHeader(RequestError):

@@ -45,7 +45,8 @@ class ChatCompletions:
             try:
                 if scope["method"] != "POST":
                     raise PathNotRelayed(f"{COMPLETIONS_PATH} takes POST, not {scope['method']}")
-                body = await read_body(receive, self._settings.limits.max_request_bytes)
+                limits = self._settings.limits
+                body = await read_body(receive, limits.max_request_bytes, limits.body_timeout_s)
                 key = self._settings.upstream.api_key
                 request = parse_chat_request(
                     body,
@@ -53,6 +54,7 @@ class ChatCompletions:
                     request_id=request_id,
                     configured_mode=self._settings.mode,
                     caller=caller_of(scope),
+                    limits=limits,
                     allow_client_steering=self._settings.rights.allow_client_steering,
                     api_key=None if key is None else key.get_secret_value(),
                 )

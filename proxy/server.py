@@ -19,6 +19,7 @@ from proxy.app import create_app
 from proxy.dependencies import build_dependencies
 from proxy.errors import StartupError
 from proxy.exposure import check_exposure
+from proxy.http_protocol import BoundedHttpProtocol
 from proxy.readiness import Mismatch, ReadinessCheck, Ready, Unreachable
 from proxy.settings import Settings
 
@@ -101,7 +102,7 @@ async def running_app(app: ASGIApp, listener: socket.socket, *, drain_timeout_s:
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="none",
         log_config=None,
         access_log=False,

@@ -166,6 +166,17 @@ class LimitSettings(Group):
     """Sizes."""
 
     max_request_bytes: PositiveInt = Field(default=4_194_304, description="Largest request body.")
+    max_json_depth: PositiveInt = Field(
+        default=64, le=500, description="Deepest nesting of a request's JSON; tools with large schemas need about 20."
+    )
+    max_messages: PositiveInt = Field(default=2048, description="Most messages of one conversation.")
+    max_headers: PositiveInt = Field(default=100, description="Most headers of a request.")
+    max_header_bytes: PositiveInt = Field(
+        default=32_768, le=65_536, description="Longest headers of a request together."
+    )
+    body_timeout_s: PositiveFloat = Field(
+        default=60.0, description="Longest wait for a request's whole body, in seconds."
+    )
     max_judged_bytes: PositiveInt = Field(
         default=4_194_304,
         description="Largest answer that is held whole to be judged; a longer one is relayed unjudged.",

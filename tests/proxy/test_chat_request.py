@@ -14,24 +14,27 @@ from proxy.caller import Caller
 from proxy.chat_request import STEERING_FIELDS, parse_chat_request
 from proxy.errors import InvalidBody, InvalidModeHeader, RequestError, SteeringNotPermitted
 from proxy.exchange import Mode
+from proxy.settings import LimitSettings
 
 NOBODY = Caller()
+LIMITS = LimitSettings()
 
 
-def parse(body, headers=None, *, mode=Mode.RECOVER, steering=False, api_key=None, caller=NOBODY):
+def parse(body, headers=None, *, mode=Mode.RECOVER, steering=False, api_key=None, caller=NOBODY, limits=LIMITS):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return parse_chat_request(
         raw,
         headers or {},
         request_id="r",
         caller=caller,
+        limits=limits,
         configured_mode=mode,
         allow_client_steering=steering,
         api_key=api_key,
     )
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe\x00", b"[" * 100_000, b'{"a":' * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe\x00", '{"a": "\u225b"}'.encode("utf-16")])
 def test_a_body_that_is_no_object_is_refused(body):
     with pytest.raises(InvalidBody) as caught:
         parse(body)
