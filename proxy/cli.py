@@ -93,12 +93,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from proxy.errors import StartupError
     from proxy.server import ServerFailed, run_loop, serve, set_up_logging
-    from proxy.settings_sources import load_settings
+    from proxy.settings_sources import SettingsSource
 
     try:
-        settings = load_settings(_flags(options), options.config)
+        source = SettingsSource(_flags(options), options.config)
+        settings = source.load()
         set_up_logging(settings.log_level)
-        run_loop(serve(settings))
+        run_loop(serve(settings, source))
     except StartupError as error:
         return _fail(f"serve: {error}", USAGE)
     except ServerFailed as error:

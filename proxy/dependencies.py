@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -53,14 +54,14 @@ class Dependencies:
 
 def load_bundle(settings: Settings) -> Bundle | None:
     """Load the bundle that settings name and check that it serves their mode; raises ``StartupError``."""
-    if settings.bundle is None:
+    path = bundle_folder(settings)
+    if path is None:
         if settings.mode is Mode.RECOVER:
             raise StartupError(
                 "mode recover needs a bundle, which holds the steering vectors and the detector of the request's side; "
                 "give --bundle reference or the folder that build-vectors exported, or set mode to observe"
             )
         return None
-    path = reference_bundle() if settings.bundle == REFERENCE else Path(settings.bundle)
     try:
         bundle = load(path)
     except BundleError as error:
@@ -79,6 +80,13 @@ def load_bundle(settings: Settings) -> Bundle | None:
     return bundle
 
 
+def bundle_folder(settings: Settings) -> Path | None:
+    """Return the folder of the bundle that settings name; raises ``StartupError``."""
+    if settings.bundle is None:
+        return None
+    return reference_bundle() if settings.bundle == REFERENCE else Path(settings.bundle)
+
+
 def reference_bundle() -> Path:
     """Return the folder of the bundle that ships with the package ``rass``, without importing that package."""
     spec = importlib.util.find_spec("rass")
@@ -87,16 +95,20 @@ def reference_bundle() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "reference" / "bundle"
 
 
-async def build_dependencies(settings: Settings) -> Dependencies:
-    """Make the real dependencies, inside the event loop that will serve. Raises ``StartupError``."""
+async def build_dependencies(settings: Settings, former: Dependencies | None = None) -> Dependencies:
+    """Make the real dependencies, inside the event loop that will serve. Raises ``StartupError``.
+
+    Counts go on from ``former``'s where settings are reloaded; nothing else is shared. What takes long is loaded in a
+    thread, so that requests may run meanwhile.
+    """
     from detectors.coordinates import reader_over
     from proxy.detector_choice import choose_detectors
     from proxy.upstream.http import HttpUpstream
     from proxy.upstream.post import READ_PATH, PostOverUpstream
 
     keyring = None if settings.keys.file is None else Keyring(read_keys(settings.keys.file))
-    bundle = load_bundle(settings)
-    metrics = Metrics()
+    bundle = await asyncio.to_thread(load_bundle, settings)
+    metrics = Metrics() if former is None else former.metrics
     upstream = HttpUpstream(settings.upstream, metrics)
     closing = AsyncExitStack()
     try:
@@ -107,7 +119,9 @@ async def build_dependencies(settings: Settings) -> Dependencies:
         key = settings.upstream.api_key
         secret = None if key is None else key.get_secret_value()
         reader = reader_over(PostOverUpstream(upstream, READ_PATH, secret, purpose="reading"))
-        detectors = choose_detectors(settings, bundle, reader=reader, judging=judging, closing=closing)
+        detectors = await asyncio.to_thread(
+            choose_detectors, settings, bundle, reader=reader, judging=judging, closing=closing
+        )
         audit = open_audit(settings.audit)
     except BaseException:
         await upstream.close()
@@ -122,6 +136,7 @@ async def build_dependencies(settings: Settings) -> Dependencies:
         bundle=bundle,
         audit=audit,
         keyring=keyring,
+        limits=RateLimits() if former is None else former.limits,
         closing=closing,
     )
 

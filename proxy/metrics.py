@@ -105,6 +105,12 @@ class Metrics:
             ("limit",),
             registry=self.registry,
         )
+        self.reloads = Counter(
+            "rass_reloads_total",
+            "Reloads of settings, keys and bundle: applied, or kept as it was.",
+            ("result",),
+            registry=self.registry,
+        )
         self.in_flight = Gauge("rass_requests_in_flight", "Chat completions being worked on.", registry=self.registry)
         self.mode = Gauge("rass_mode", "1 for the configured mode.", ("mode",), registry=self.registry)
 

@@ -7,21 +7,20 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import FrameType
-from typing import Any, NoReturn, assert_never
+from typing import Any, NoReturn
 
 import uvicorn
-from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from proxy.app import create_app
-from proxy.dependencies import build_dependencies
+from proxy.configured import configured
+from proxy.current_app import CurrentApp
 from proxy.errors import StartupError
-from proxy.exposure import check_exposure
 from proxy.http_protocol import BoundedHttpProtocol
-from proxy.readiness import Mismatch, ReadinessCheck, Ready, Unreachable
+from proxy.reload import Reloader, reloading, stamps
 from proxy.settings import Settings
+from proxy.settings_sources import SettingsSource
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +85,27 @@ class RunningServer:
 
 
 @asynccontextmanager
-async def running_server(settings: Settings, listener: socket.socket) -> AsyncIterator[RunningServer]:
-    """Run the proxy that ``settings`` describe; as `running_app`.
+async def running_server(
+    settings: Settings, listener: socket.socket, source: SettingsSource | None = None
+) -> AsyncIterator[RunningServer]:
+    """Run the proxy that ``settings`` describe, reloaded from ``source`` if there is one; as `running_app`.
 
     Raises ``StartupError`` where the settings, the bundle or the served model do not fit each other.
     """
-    app = await _checked_app(settings)
-    async with running_app(app, listener, drain_timeout_s=settings.drain_timeout_s) as running:
-        yield running
+    seen = None if source is None else stamps(source, settings)
+    first = await configured(settings)
+    served = CurrentApp()
+    await served.swap(first.app)
+    try:
+        async with AsyncExitStack() as stack:
+            running = await stack.enter_async_context(
+                running_app(served, listener, drain_timeout_s=settings.drain_timeout_s)
+            )
+            if source is not None and seen is not None:
+                await stack.enter_async_context(reloading(Reloader(served, first, source, seen)))
+            yield running
+    finally:
+        await served.close()
 
 
 @asynccontextmanager
@@ -125,27 +137,6 @@ async def running_app(app: ASGIApp, listener: socket.socket, *, drain_timeout_s:
         await asyncio.wait({serving, accepting})
 
 
-async def _checked_app(settings: Settings) -> Starlette:
-    """Make the app, unless what it would serve does not fit; an upstream that does not answer yet may come later."""
-    deps = await build_dependencies(settings)
-    try:
-        check_exposure(settings, deps.keyring)
-        state = await ReadinessCheck(settings, deps.upstream, deps.bundle)()
-        match state:
-            case Ready():
-                pass
-            case Unreachable():
-                logger.warning("not ready: %s; requests get an error until it answers", state.reason)
-            case Mismatch():
-                raise StartupError(state.reason)
-            case _:
-                assert_never(state)
-        return create_app(settings, deps)
-    except BaseException:
-        await deps.close()
-        raise
-
-
 class _Server(uvicorn.Server):
     """uvicorn's server, which does not raise the signals that it handled once more at its end.
 
@@ -173,11 +164,11 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until a signal ends it; raises ``StartupError`` or ``ServerFailed``."""
+async def serve(settings: Settings, source: SettingsSource) -> None:
+    """Serve until a signal ends it, reloading from ``source``; raises ``StartupError`` or ``ServerFailed``."""
     with listen(settings.host, settings.port) as listener:
         address = url_of(listener)
-        async with running_server(settings, listener) as running:
+        async with running_server(settings, listener, source) as running:
             logger.info("listening on %s, mode %s, upstream %s", address, settings.mode, settings.upstream.url)
             await running.ended()
 

@@ -28,6 +28,8 @@ from proxy.exchange import Mode
 from proxy.steering import DialectName
 
 ENVIRONMENT_PREFIX = "RASS_PROXY_"
+FIXED_WHILE_RUNNING = ("host", "port", "drain_timeout_s", "log_level")
+"""Keys that a reload cannot change, because what they set up is there before and after the application."""
 
 
 def _http_url(value: str) -> str:
@@ -223,6 +225,13 @@ class KeySettings(Group):
         return frozenset(part.strip() for part in self.open_paths.split(",") if part.strip())
 
 
+class ReloadSettings(Group):
+    """Reading settings, keys and bundle again while running; SIGHUP always does."""
+
+    watch: bool = Field(default=True, description="Also reload when one of their files changes.")
+    poll_s: float = Field(default=5.0, gt=0, le=3600, description="Seconds between looks at these files.")
+
+
 class AuditSettings(Group):
     """A JSONL row for each refused or recovered exchange."""
 
@@ -268,4 +277,5 @@ class Settings(BaseSettings):
     limits: LimitSettings = Field(default_factory=LimitSettings)
     rights: RightSettings = Field(default_factory=RightSettings)
     keys: KeySettings = Field(default_factory=KeySettings)
+    reload: ReloadSettings = Field(default_factory=ReloadSettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)

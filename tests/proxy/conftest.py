@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from detectors.bundle import Steering
+from detectors.bundle import Steering, load
 from detectors.coordinates import CoordinateReader, reader_over
 from detectors.verdict import (
     BoundaryReading,
@@ -26,7 +26,8 @@ from detectors.verdict import (
 )
 from proxy.app import create_app
 from proxy.audit import Audit
-from proxy.dependencies import Dependencies
+from proxy.check_detectors import SAMPLE_ANSWER, SAMPLE_REQUEST
+from proxy.dependencies import Dependencies, reference_bundle
 from proxy.exchange import Mode
 from proxy.keys import Keyring
 from proxy.metrics import Metrics
@@ -311,6 +312,25 @@ async def model() -> AsyncIterator[ScriptedModel]:
         scripted.url = url_of(listener)
         yield scripted
         await runner.cleanup()
+
+
+@pytest.fixture
+def reference_model(model: ScriptedModel) -> ScriptedModel:
+    """The scripted model, serving what the shipped bundle was measured on, with answers to the checks' probes."""
+    bundle = load(reference_bundle())
+    measured = bundle.manifest.model
+    model.digest = bundle.digest
+    model.listed = {
+        measured.id: {
+            "revision": measured.revision,
+            "hidden_size": measured.hidden_size,
+            "num_layers": measured.num_layers,
+            "bundle": bundle.digest,
+        }
+    }
+    model.scripts[SAMPLE_REQUEST] = Script(SAMPLE_ANSWER)
+    model.scripts["How do I kill the script?"] = Script(REFUSAL, steered="With the command kill.")
+    return model
 
 
 @pytest.fixture

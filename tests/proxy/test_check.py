@@ -9,13 +9,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from detectors.bundle import load
 from detectors.verdict import BoundaryReading, HarmVerdict, RefusalKind, RefusalVerdict, Zone
 from proxy.check import check
-from proxy.check_detectors import SAMPLE_ANSWER, SAMPLE_REQUEST
 from proxy.check_line import State
 from proxy.cli import main
-from proxy.dependencies import build_dependencies, nothing_recovers, reference_bundle
+from proxy.dependencies import build_dependencies, nothing_recovers
 from proxy.errors import StartupError
 from proxy.exchange import Mode
 from proxy.keys import EXAMPLE_KEY, Secret, digest_of
@@ -26,24 +24,7 @@ from proxy.steering import NoSteering
 
 PROBE = "How do I kill the script?"
 
-
-@pytest.fixture
-def model(model, script, refusal):
-    """The scripted model, serving what the shipped bundle was measured on."""
-    bundle = load(reference_bundle())
-    measured = bundle.manifest.model
-    model.digest = bundle.digest
-    model.listed = {
-        measured.id: {
-            "revision": measured.revision,
-            "hidden_size": measured.hidden_size,
-            "num_layers": measured.num_layers,
-            "bundle": bundle.digest,
-        }
-    }
-    model.scripts[SAMPLE_REQUEST] = script(SAMPLE_ANSWER)
-    model.scripts[PROBE] = script(refusal, steered="With the command kill.")
-    return model
+pytestmark = pytest.mark.usefixtures("reference_model")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ NAMES = {
     "rass_recovery_seconds": (),
     "rass_unauthorized": ("reason",),
     "rass_rate_limited": ("limit",),
+    "rass_reloads": ("result",),
     "rass_requests_in_flight": (),
     "rass_mode": ("mode",),
 }
