@@ -11,6 +11,7 @@ from starlette.middleware import Middleware
 from proxy.authentication import Authentication
 from proxy.dependencies import Dependencies
 from proxy.exchange import Mode
+from proxy.exchange_log import ExchangeLog
 from proxy.gate import Gate
 from proxy.held_streams import HeldStreams
 from proxy.ledger import Ledger
@@ -77,7 +78,10 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
 
 def _layers(settings: Settings, deps: Dependencies) -> list[Middleware]:
     """Return what stands around the routes, outermost first."""
-    layers = [Middleware(HeaderLimits, limits=settings.limits)]
+    layers = [
+        Middleware(ExchangeLog, include_text=settings.log_text, tracer=deps.tracer),
+        Middleware(HeaderLimits, limits=settings.limits),
+    ]
     if deps.keyring is not None:
         layers.append(
             Middleware(

@@ -13,6 +13,7 @@ from proxy.errors import RateLimited, Unauthorized
 from proxy.headers import request_id_of
 from proxy.keys import Key, Keyring, Rejection
 from proxy.metrics import Metrics
+from proxy.notes import notes_of
 from proxy.rate_limits import RateLimits
 
 _CHALLENGE = 'Bearer realm="rass-proxy"'
@@ -69,6 +70,7 @@ class Authentication:
             refusal = error_reply(error, request_id_of(headers), {"retry-after": str(error.retry_after_s)})
             await send_reply(refusal, send)
             return
+        notes_of(scope).key_id = key.name
         try:
             await self._app(identified(scope, key.caller()), receive, send)
         finally:

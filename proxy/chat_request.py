@@ -14,6 +14,7 @@ from proxy.caller import Caller, Right
 from proxy.errors import InvalidBody, InvalidModeHeader, SteeringNotPermitted
 from proxy.exchange import ChatRequest, Mode
 from proxy.headers import MODE_HEADER, forwarded_headers
+from proxy.notes import MAX_MODEL_CHARS, Notes
 from proxy.request_limits import check_body, check_messages
 from proxy.settings import LimitSettings
 
@@ -30,12 +31,13 @@ def parse_chat_request(
     *,
     request_id: str,
     caller: Caller,
+    notes: Notes,
     limits: LimitSettings,
     configured_mode: Mode,
     allow_client_steering: bool,
     api_key: str | None,
 ) -> ChatRequest:
-    """Read ``caller``'s chat completion request; header names are lower-case.
+    """Read ``caller``'s chat completion request; header names are lower-case. What it asks for goes into ``notes``.
 
     Raises ``InvalidBody``, ``TooDeep``, ``TooManyMessages``, ``InvalidModeHeader`` or ``SteeringNotPermitted``.
     """
@@ -52,7 +54,7 @@ def parse_chat_request(
                 )
     messages, text_only = _messages(payload.get("messages"))
     model = payload.get("model")
-    return ChatRequest(
+    request = ChatRequest(
         body=body,
         payload=payload,
         headers=forwarded_headers(headers, request_id, api_key),
@@ -65,7 +67,11 @@ def parse_chat_request(
         text_only=text_only,
         key_id=caller.key_id,
         sees_distance=caller.may(Right.DISTANCES),
+        notes=notes,
     )
+    notes.model, notes.stream, notes.mode = request.model[:MAX_MODEL_CHARS], request.stream, request.mode
+    notes.messages = messages
+    return request
 
 
 def _parse_object(body: bytes) -> dict[str, object]:

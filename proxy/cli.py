@@ -98,7 +98,7 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         source = SettingsSource(_flags(options), options.config)
         settings = source.load()
-        set_up_logging(settings.log_level)
+        set_up_logging(settings)
         run_loop(serve(settings, source))
     except StartupError as error:
         return _fail(f"serve: {error}", USAGE)
@@ -116,7 +116,7 @@ def _up(options: argparse.Namespace) -> int:
 
     try:
         settings = up_settings(_flags(options), options.config, options.model_host, options.model_port)
-        set_up_logging(settings.log_level)
+        set_up_logging(settings)
         up(
             settings,
             model_host=options.model_host,

@@ -21,6 +21,7 @@ from proxy.recovery import SteeringPlan
 from proxy.settings import Settings
 from proxy.signals import Detectors
 from proxy.steering import Dialect, DialectName, dialect
+from proxy.telemetry import ExchangeTracer, open_tracer
 from proxy.upstream.protocol import Upstream
 
 REFERENCE = "reference"
@@ -41,6 +42,7 @@ class Dependencies:
     bundle: Bundle | None = None
     audit: Audit | None = None
     keyring: Keyring | None = None
+    tracer: ExchangeTracer | None = None
     limits: RateLimits = field(default_factory=RateLimits)
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -123,6 +125,9 @@ async def build_dependencies(settings: Settings, former: Dependencies | None = N
             choose_detectors, settings, bundle, reader=reader, judging=judging, closing=closing
         )
         audit = open_audit(settings.audit)
+        tracer = open_tracer(settings.telemetry.otlp_endpoint)
+        if tracer is not None:
+            closing.push_async_callback(asyncio.to_thread, tracer.close)
     except BaseException:
         await upstream.close()
         await closing.aclose()
@@ -136,6 +141,7 @@ async def build_dependencies(settings: Settings, former: Dependencies | None = N
         bundle=bundle,
         audit=audit,
         keyring=keyring,
+        tracer=tracer,
         limits=RateLimits() if former is None else former.limits,
         closing=closing,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from detectors.verdict import Message
+from proxy.notes import Notes
 
 ANONYMOUS = "anonymous"
 """The key id of whoever asks where no keys are in use."""
@@ -53,7 +54,8 @@ class ChatRequest:
     ``headers`` are those to send upstream. ``observe_only`` says why this request is never recovered (it may have
     effects, or the detectors do not see all of it), or is ``None``; ``text_only`` is False where messages hold more
     than text, so that no detector can judge the whole. ``key_id`` names the caller's key; ``sees_distance`` says
-    whether that key may see how far from the boundary the request lies.
+    whether that key may see how far from the boundary the request lies. ``notes`` gather what the exchange's log line
+    says; a copy of the request shares them.
     """
 
     body: bytes = field(repr=False)
@@ -68,6 +70,7 @@ class ChatRequest:
     text_only: bool = True
     key_id: str = ANONYMOUS
     sees_distance: bool = False
+    notes: Notes = field(default_factory=Notes, repr=False, compare=False)
 
 
 async def nothing_more() -> None:

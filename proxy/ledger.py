@@ -82,13 +82,20 @@ class Ledger:
         return headers
 
     def count(self, request: ChatRequest, action: Action) -> None:
-        """Count an exchange that was not judged."""
+        """Count an exchange that was not judged, and note it for its log line."""
+        request.notes.action = action
         self._metrics.requests.labels(action, request.mode).inc()
 
     def record(self, request: ChatRequest, outcome: Outcome, original: ChatAnswer) -> None:
         """Count a judged exchange and write its audit row if it was flagged."""
         signals = outcome.signals
         self.count(request, outcome.action)
+        notes = request.notes
+        notes.zone = UNREAD if signals.boundary is None else signals.zone
+        notes.language = signals.language
+        notes.attempts = len(outcome.recovered.attempts.made)
+        text = "\n".join(original.texts)
+        delivered = notes.answer = outcome.recovered.text if outcome.action is Action.RECOVERED else text
         if signals.boundary is not None:
             self._metrics.zones.labels(signals.zone).inc()
         if not signals.refused:
@@ -98,7 +105,6 @@ class Ledger:
         else:
             self._metrics.typed_refusals.labels(signals.form).inc()
         if self._audit is not None:
-            text = "\n".join(original.texts)
             self._audit.write(
                 request,
                 signals,
@@ -106,5 +112,5 @@ class Ledger:
                 outcome.recovered.attempts,
                 outcome.action,
                 original=text,
-                delivered=outcome.recovered.text if outcome.action is Action.RECOVERED else text,
+                delivered=delivered,
             )

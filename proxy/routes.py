@@ -19,6 +19,7 @@ from proxy.exchange import Action, ChatRequest, Reply
 from proxy.gate import Gate
 from proxy.headers import REQUEST_ID_HEADER, forwarded_headers, request_id_of, returned_headers
 from proxy.metrics import CONTENT_TYPE, Metrics
+from proxy.notes import Notes, notes_of
 from proxy.readiness import Mismatch, Readiness, Ready, Unreachable
 from proxy.recovery import COMPLETIONS_PATH
 from proxy.settings import Settings
@@ -41,6 +42,7 @@ class ChatCompletions:
         request_id = request_id_of(headers)
         sent = _Sent(send)
         request: ChatRequest | None = None
+        notes = notes_of(scope)
         with self._metrics.in_flight.track_inprogress():
             try:
                 if scope["method"] != "POST":
@@ -54,6 +56,7 @@ class ChatCompletions:
                     request_id=request_id,
                     configured_mode=self._settings.mode,
                     caller=caller_of(scope),
+                    notes=notes,
                     limits=limits,
                     allow_client_steering=self._settings.rights.allow_client_steering,
                     api_key=None if key is None else key.get_secret_value(),
@@ -62,14 +65,14 @@ class ChatCompletions:
                     reply = await while_connected(receive, self._exchange(request, stack, sent))
                     await reply.afterwards()
             except ClientGone:
-                self._count(request, Action.CLIENT_GONE)
+                self._count(request, notes, Action.CLIENT_GONE)
             except ProxyError as error:
-                self._count(request, Action.FAILED)
+                self._count(request, notes, Action.FAILED)
                 if sent.started:
                     raise
                 await send_reply(error_reply(error, request_id), send)
             except Exception:
-                self._count(request, Action.FAILED)
+                self._count(request, notes, Action.FAILED)
                 logger.exception("request %s failed", request_id)
                 if sent.started:
                     raise
@@ -81,7 +84,8 @@ class ChatCompletions:
         await send_reply(reply, send)
         return reply
 
-    def _count(self, request: ChatRequest | None, action: Action) -> None:
+    def _count(self, request: ChatRequest | None, notes: Notes, action: Action) -> None:
+        notes.action = action
         mode = self._settings.mode if request is None else request.mode
         self._metrics.requests.labels(action, mode).inc()
 

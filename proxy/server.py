@@ -18,6 +18,7 @@ from proxy.configured import configured
 from proxy.current_app import CurrentApp
 from proxy.errors import StartupError
 from proxy.http_protocol import BoundedHttpProtocol
+from proxy.log_format import formatter
 from proxy.reload import Reloader, reloading, stamps
 from proxy.settings import Settings
 from proxy.settings_sources import SettingsSource
@@ -187,10 +188,11 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def set_up_logging(level: str) -> None:
-    """Log to stderr; prompts and answers are never logged."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
-    )
+def set_up_logging(settings: Settings) -> None:
+    """Log to stderr, in the format that settings name; prompts and answers are logged only with ``log_text``."""
+    level = settings.log_level
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(settings.log_format, include_text=settings.log_text))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     # uvicorn's own lines about its start and end add nothing to ours.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))

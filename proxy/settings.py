@@ -25,10 +25,11 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from proxy.exchange import Mode
+from proxy.log_format import LogFormat
 from proxy.steering import DialectName
 
 ENVIRONMENT_PREFIX = "RASS_PROXY_"
-FIXED_WHILE_RUNNING = ("host", "port", "drain_timeout_s", "log_level")
+FIXED_WHILE_RUNNING = ("host", "port", "drain_timeout_s", "log_level", "log_format", "log_text")
 """Keys that a reload cannot change, because what they set up is there before and after the application."""
 
 
@@ -39,6 +40,13 @@ def _http_url(value: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} must not have a query or a fragment")
     return value.rstrip("/").removesuffix("/v1")
+
+
+def _otlp_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{value!r} is no http or https address; give one like http://127.0.0.1:4318/v1/traces")
+    return value
 
 
 class Group(BaseModel):
@@ -232,6 +240,15 @@ class ReloadSettings(Group):
     poll_s: float = Field(default=5.0, gt=0, le=3600, description="Seconds between looks at these files.")
 
 
+class TelemetrySettings(Group):
+    """OpenTelemetry traces; needs the extra otel."""
+
+    otlp_endpoint: Annotated[str, AfterValidator(_otlp_url)] | None = Field(
+        default=None,
+        description="Where spans go (OTLP over HTTP), such as http://127.0.0.1:4318/v1/traces; unset: no traces.",
+    )
+
+
 class AuditSettings(Group):
     """A JSONL row for each refused or recovered exchange."""
 
@@ -268,6 +285,10 @@ class Settings(BaseSettings):
     log_level: str = Field(
         default="info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error."
     )
+    log_format: LogFormat = Field(default=LogFormat.TEXT, description="text: for people. json: one object a line.")
+    log_text: bool = Field(
+        default=False, description="Let prompts and answers into the log; without it none of their text is."
+    )
     upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
     steering: SteeringSettings = Field(default_factory=SteeringSettings)
     recovery: RecoverySettings = Field(default_factory=RecoverySettings)
@@ -278,4 +299,5 @@ class Settings(BaseSettings):
     rights: RightSettings = Field(default_factory=RightSettings)
     keys: KeySettings = Field(default_factory=KeySettings)
     reload: ReloadSettings = Field(default_factory=ReloadSettings)
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)

@@ -35,6 +35,7 @@ from proxy.server import listen, running_app, url_of
 from proxy.settings import Settings
 from proxy.signals import Detectors
 from proxy.steering import Native
+from proxy.telemetry import ExchangeTracer
 from proxy.upstream.http import HttpUpstream
 from proxy.upstream.post import READ_PATH, PostOverUpstream
 
@@ -345,6 +346,7 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             detectors: Mapping[str, Any] | None = None,
             audit: Audit | None = None,
             keyring: Keyring | None = None,
+            tracer: ExchangeTracer | None = None,
             **groups: Any,
         ) -> Proxy:
             values = {"mode": mode, "upstream": {"url": url or model.url}, **groups}
@@ -368,6 +370,7 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
                 plan=plan,
                 audit=audit,
                 keyring=keyring,
+                tracer=tracer,
             )
             listener = stack.enter_context(listen("127.0.0.1", 0))
             await stack.enter_async_context(running_app(create_app(settings, deps), listener, drain_timeout_s=1))

@@ -14,6 +14,7 @@ from proxy.caller import Caller
 from proxy.chat_request import STEERING_FIELDS, parse_chat_request
 from proxy.errors import InvalidBody, InvalidModeHeader, RequestError, SteeringNotPermitted
 from proxy.exchange import Mode
+from proxy.notes import Notes
 from proxy.settings import LimitSettings
 
 NOBODY = Caller()
@@ -27,6 +28,7 @@ def parse(body, headers=None, *, mode=Mode.RECOVER, steering=False, api_key=None
         headers or {},
         request_id="r",
         caller=caller,
+        notes=Notes(),
         limits=limits,
         configured_mode=mode,
         allow_client_steering=steering,
