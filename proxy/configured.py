@@ -51,10 +51,12 @@ async def configured(settings: Settings, former: Configured | None = None) -> Co
 async def _check_served(settings: Settings, deps: Dependencies, former: Configured | None) -> None:
     """Refuse what does not fit the served model.
 
-    An upstream that does not answer yet may come later, and must not stand in the way of, say, a key's removal. But a
-    bundle takes another one's place only before a model that answers, fits it and is steered by it.
+    An upstream that does not answer yet may come later, and neither that nor one that has come not to fit the bundle in
+    use must stand in the way of, say, a key's removal. But a bundle takes another one's place only before a model that
+    answers, fits it and is steered by it.
     """
     swapped = former is not None and _digest(deps) != _digest(former.deps)
+    moved = former is None or settings.upstream.url != former.settings.upstream.url
     state = await ReadinessCheck(settings, deps.upstream, deps.bundle)()
     match state:
         case Ready():
@@ -65,7 +67,10 @@ async def _check_served(settings: Settings, deps: Dependencies, former: Configur
             logger.warning("not ready: %s; requests get an error until it answers", state.reason)
             return
         case Mismatch():
-            raise NotYet(state.reason)
+            if swapped or moved:
+                raise NotYet(state.reason)
+            logger.warning("not ready: %s", state.reason)
+            return
         case _:
             assert_never(state)
     if swapped:

@@ -144,6 +144,28 @@ async def test_a_removed_key_is_shut_out_even_while_the_upstream_is_away(serving
     assert (await serving.ask(headers={"authorization": f"Bearer {kept}"}))[0] == 200
 
 
+async def test_a_removed_key_is_shut_out_even_while_the_model_does_not_fit(serving, reference_model, tmp_path):
+    path = tmp_path / "keys.json"
+    removed = add_key(path, "removed")
+    groups = f'[keys]\nfile = "{path}"'
+    serving.write('bundle = "reference"', mode="recover", groups=groups)
+    await serving.reloaded("applied")
+    reference_model.listed[SERVED] = {**reference_model.listed[SERVED], "revision": "other"}
+    remove_key(path, "removed")
+    await serving.reloaded("applied", times=2)
+    assert (await serving.ask(headers={"authorization": f"Bearer {removed}"}))[0] == 401
+
+
+async def test_an_upstream_that_does_not_fit_is_not_moved_to(serving, reference_model, caplog):
+    serving.write('bundle = "reference"', mode="recover")
+    await serving.reloaded("applied")
+    reference_model.listed[SERVED] = {**reference_model.listed[SERVED], "revision": "other"}
+    serving.path.write_text(serving.path.read_text().replace("127.0.0.1", "localhost"))
+    await serving.reloaded("kept")
+    assert "revision" in caplog.text
+    assert (await serving.ask())[1]["x-rass-action"] == "recovered"
+
+
 async def test_a_bundle_waits_for_the_served_model(serving, reference_model, script, refusal, caplog, monkeypatch):
     monkeypatch.setattr(reload, "_RETRY_S", 0.02)
     reference_model.models_status = 500
