@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +75,7 @@ def test_the_command_does_not_start(capsys, monkeypatch):
     monkeypatch.delenv("RASS_PROXY_CONFIG", raising=False)
     assert main(["serve", "--host", "0.0.0.0", "--port", "0"]) == 2
     assert "rass-proxy keys add" in capsys.readouterr().err
+
+
+def test_the_example_key_is_the_documentations():
+    assert EXAMPLE_KEY in (Path(__file__).parents[2] / "docs" / "operation.md").read_text(encoding="utf-8")
