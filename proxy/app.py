@@ -7,13 +7,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 
 from detectors.bundle import Bundle
+from proxy.authentication import Authentication
 from proxy.dependencies import Dependencies
 from proxy.exchange import Mode
+from proxy.exchange_log import ExchangeLog
 from proxy.metric_labels import start_at_zero
 from proxy.openapi import openapi_document
 from proxy.relayed_path import RelayedPath
+from proxy.request_limits import HeaderLimits
 from proxy.route_assembly import assembled_route
 from proxy.router import Router
 from proxy.routes import build_routes
@@ -23,9 +27,16 @@ from proxy.settings import DEFAULT_ROUTE, Settings
 class _App(FastAPI):
     """FastAPI with a hand-written document: the hot routes are plain ASGI, from which none can be derived."""
 
-    def __init__(self, document: dict[str, object], lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]):
+    def __init__(
+        self,
+        document: dict[str, object],
+        layers: list[Middleware],
+        lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    ) -> None:
         # Interactive pages would load scripts from elsewhere; the document itself is served.
-        super().__init__(lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)
+        super().__init__(
+            lifespan=lifespan, middleware=layers, openapi_url="/openapi.json", docs_url=None, redoc_url=None
+        )
         self._document = document
 
     def openapi(self) -> dict[str, Any]:
@@ -56,9 +67,29 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
             await route.shadow.close()
         await deps.close()
 
-    app = _App(openapi_document([RelayedPath.parse(text) for text in settings.relay.paths]), lifespan)
+    document = openapi_document([RelayedPath.parse(text) for text in settings.relay.paths])
+    app = _App(document, _layers(settings, deps), lifespan)
     app.router.routes.extend(build_routes(settings, router=router, metrics=deps.metrics))
     return app
+
+
+def _layers(settings: Settings, deps: Dependencies) -> list[Middleware]:
+    """Return what stands around the routes, outermost first."""
+    layers = [
+        Middleware(ExchangeLog, include_text=settings.log_text, tracer=deps.tracer),
+        Middleware(HeaderLimits, limits=settings.limits),
+    ]
+    if deps.keyring is not None:
+        layers.append(
+            Middleware(
+                Authentication,
+                keyring=deps.keyring,
+                limits=deps.limits,
+                open_paths=settings.keys.opened,
+                metrics=deps.metrics,
+            )
+        )
+    return layers
 
 
 def _bundle_labels(bundle: Bundle | None) -> tuple[str, str]:

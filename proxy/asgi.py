@@ -13,7 +13,7 @@ from typing import TypeVar
 from prometheus_client import Histogram
 from starlette.types import Message, Receive, Scope, Send
 
-from proxy.errors import BodyTooLarge, ProxyError, error_body
+from proxy.errors import BodyTooLarge, ProxyError, RequestTooSlow
 from proxy.exchange import Reply
 from proxy.headers import REQUEST_ID_HEADER
 from proxy.stream import KEEP_ALIVE
@@ -56,8 +56,19 @@ def header_map(scope: Scope) -> dict[str, str]:
     return headers
 
 
-async def read_body(receive: Receive, limit_bytes: int, setting: str) -> bytes:
-    """Read a request's body; raises ``BodyTooLarge``, which names the ``setting`` of the limit, or ``ClientGone``."""
+async def read_body(receive: Receive, limit_bytes: int, limit_s: float, setting: str) -> bytes:
+    """Read a request's body within ``limit_bytes``, which ``setting`` names.
+
+    Raises ``BodyTooLarge``, ``RequestTooSlow`` or ``ClientGone``.
+    """
+    try:
+        async with asyncio.timeout(limit_s):
+            return await _whole_body(receive, limit_bytes, setting)
+    except TimeoutError as error:
+        raise RequestTooSlow(f"the request body did not arrive within {limit_s:g} s (limits.body_timeout_s)") from error
+
+
+async def _whole_body(receive: Receive, limit_bytes: int, setting: str) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -91,6 +102,19 @@ async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
         await asyncio.wait({working, watching})
 
 
+def json_reply(
+    status: int, body: Mapping[str, object], request_id: str, more: Mapping[str, str] = MappingProxyType({})
+) -> Reply:
+    """Return a body of the proxy's own, with ``more`` headers."""
+    headers = {**more, "content-type": "application/json", REQUEST_ID_HEADER: request_id}
+    return Reply(status, headers, json.dumps(body, ensure_ascii=False).encode())
+
+
+def error_reply(error: ProxyError, request_id: str) -> Reply:
+    """Return an error as its OpenAI body, with the headers that go with it."""
+    return json_reply(error.status, error.body(), request_id, error.headers())
+
+
 async def send_reply(reply: Reply, send: Send) -> None:
     """Send a reply; a body that fails on the way is left open, so that the server cuts the connection."""
     body = reply.body
@@ -109,26 +133,12 @@ async def send_reply(reply: Reply, send: Send) -> None:
 
 async def send_error(error: ProxyError, request_id: str, send: Send) -> None:
     """Send an error as an OpenAI error body."""
-    await send_json(error.status, error.body(), request_id, send, error.headers())
+    await send_reply(error_reply(error, request_id), send)
 
 
 async def send_internal_error(request_id: str, send: Send) -> None:
     """Send what a client may know of an error that nobody foresaw."""
-    message = f"the proxy failed; its log names request {request_id}"
-    body = error_body(message, ProxyError.type, ProxyError.code)
-    await send_json(ProxyError.status, body, request_id, send)
-
-
-async def send_json(
-    status: int,
-    body: dict[str, object],
-    request_id: str,
-    send: Send,
-    more: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    """Send a body of the proxy's own, with ``more`` headers."""
-    headers = {**more, "content-type": "application/json", REQUEST_ID_HEADER: request_id}
-    await send_reply(Reply(status, headers, json.dumps(body, ensure_ascii=False).encode()), send)
+    await send_error(ProxyError(f"the proxy failed; its log names request {request_id}"), request_id, send)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from proxy.caller import Caller, Right
 from proxy.engine_fields import refuse_steering
 from proxy.errors import InvalidModeHeader
 from proxy.exchange import ChatRequest, Mode, ModeSource
 from proxy.headers import MODE_HEADER, forwarded_headers
+from proxy.notes import MAX_MODEL_CHARS, Notes
+from proxy.request_limits import check_messages
+from proxy.settings import LimitSettings
 from proxy.wires.chat import CHAT
 from proxy.wires.protocol import Surface, Wire
 
@@ -22,25 +26,30 @@ def parse_chat_request(
     headers: Mapping[str, str],
     *,
     request_id: str,
+    caller: Caller,
+    notes: Notes,
+    limits: LimitSettings,
     configured_mode: Mode,
     allow_client_steering: bool,
     api_key: str | None,
     wire: Wire = CHAT,
     recovered_surfaces: Collection[Surface] = tuple(Surface),
 ) -> ChatRequest:
-    """Read a request to ``wire`` whose ``body`` was parsed as ``payload``; header names are lower-case.
+    """Read ``caller``'s request to ``wire``, whose ``body`` was parsed as ``payload``; header names are lower-case.
 
-    Refusals of other surfaces than ``recovered_surfaces`` are only observed.
-    Raises ``InvalidModeHeader`` or ``SteeringNotPermitted``.
+    Refusals of other surfaces than ``recovered_surfaces`` are only observed. What is asked for goes into ``notes``.
+    Raises ``TooManyMessages``, ``InvalidModeHeader`` or ``SteeringNotPermitted``.
     """
-    if not allow_client_steering:
+    check_messages(payload, limits)
+    if not (allow_client_steering or caller.may(Right.CLIENT_STEERING)):
         refuse_steering(payload)
     conversation = wire.conversation(payload)
     observe_only = conversation.observe_only
     if observe_only is None and wire.surface not in recovered_surfaces:
         observe_only = f"refusals of {wire.path} are not recovered (recovery.surfaces)"
-    mode = _mode(headers.get(MODE_HEADER), configured_mode)
-    return ChatRequest(
+    granted = caller.mode(configured_mode)
+    mode = _mode(headers.get(MODE_HEADER), granted)
+    request = ChatRequest(
         body=body,
         payload=payload,
         headers=forwarded_headers(headers, request_id, api_key),
@@ -48,19 +57,31 @@ def parse_chat_request(
         model=model_of(payload),
         stream=payload.get("stream") is True,
         mode=mode,
-        mode_by=ModeSource.CONFIGURATION if mode is configured_mode else ModeSource.CLIENT_HEADER,
+        mode_by=_chosen_by(mode, granted, configured_mode),
         request_id=request_id,
         observe_only=observe_only,
         text_only=conversation.text_only,
+        key_id=caller.key_id,
+        sees_distance=caller.may(Right.DISTANCES),
         wire=wire,
         choices=conversation.choices,
+        notes=notes,
     )
+    notes.model, notes.stream, notes.mode = request.model[:MAX_MODEL_CHARS], request.stream, request.mode
+    notes.messages = request.messages
+    return request
 
 
 def model_of(payload: Mapping[str, object]) -> str:
     """Return the model's name, ``""`` where there is none."""
     model = payload.get("model")
     return model if isinstance(model, str) else ""
+
+
+def _chosen_by(mode: Mode, granted: Mode, configured: Mode) -> ModeSource:
+    if mode is not granted:
+        return ModeSource.CLIENT_HEADER
+    return ModeSource.CONFIGURATION if granted is configured else ModeSource.KEY
 
 
 def _mode(wanted: str | None, configured: Mode) -> Mode:

@@ -1,4 +1,4 @@
-"""``rass-proxy``: the only module of the proxy that parses arguments and chooses exit codes.
+"""``rass-proxy``: arguments and exit codes; those of ``rass-proxy keys`` stand in `proxy.keys_cli`.
 
 Exit codes: 0 it did what it was asked, 1 it failed while running, 2 wrong usage, settings, bundle or served model.
 """
@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proxy.keys_cli import add_keys_command
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from proxy.settings import Settings
+    from proxy.settings_sources import SettingsSource
 
 OK, FAILED, USAGE = 0, 1, 2
 _EXIT_CODES = "exit codes: 0 ended in order, 1 failed while running, 2 wrong usage, settings, bundle or served model"
@@ -44,11 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
 
     serve = commands.add_parser("serve", help="stand in front of a served model", epilog=_EXIT_CODES)
-    serve.add_argument("--upstream", metavar="URL", help="address of the served model")
+    _add_serving(serve)
     serve.add_argument("--workers", type=int, metavar="N", help="processes that serve the port together (1)")
-    serve.add_argument("--bundle", metavar="PATH", help="bundle folder, or 'reference'; steering needs one")
-    modes = ["off", "observe", "shadow", "recover", "steer"]
-    serve.add_argument("--mode", choices=modes, help="what to do with refusals (observe)")
     _add_common(serve)
     serve.set_defaults(run=_serve)
 
@@ -65,12 +65,31 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", action="store_true", help="print rows for programs instead of a table")
     demo.set_defaults(run=_demo)
 
+    add_keys_command(commands, epilog=_EXIT_CODES)
+
+    check = commands.add_parser(
+        "check",
+        help="say what would go wrong, before it does",
+        epilog="exit codes: 0 no line fails (warnings may be there), 1 a line fails, 2 wrong usage",
+    )
+    check.add_argument("--json", action="store_true", help="print lines for programs")
+    _add_serving(check)
+    _add_common(check)
+    check.set_defaults(run=_check)
+
     config = commands.add_parser("config", help="print the commented default settings file (TOML)", epilog=_EXIT_CODES)
     config.set_defaults(run=_config)
 
     metrics = commands.add_parser("metrics", help="print the page about all metrics (Markdown)", epilog=_EXIT_CODES)
     metrics.set_defaults(run=_metrics)
     return parser
+
+
+def _add_serving(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--upstream", metavar="URL", help="address of the served model")
+    parser.add_argument("--bundle", metavar="PATH", help="bundle folder, or 'reference'; steering needs one")
+    modes = ["off", "observe", "shadow", "recover", "steer"]
+    parser.add_argument("--mode", choices=modes, help="what to do with refusals (observe)")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -90,27 +109,28 @@ def _serve(options: argparse.Namespace) -> int:
     from contextlib import nullcontext
 
     from proxy.errors import StartupError
-    from proxy.settings_sources import load_settings
+    from proxy.settings_sources import SettingsSource
     from proxy.shared_figures import shared_figures
 
     try:
-        settings = load_settings(_flags(options), options.config)
+        source = SettingsSource(_flags(options), options.config)
+        settings = source.load()
         with shared_figures() if settings.workers > 1 else nullcontext():
-            return _serve_with(settings)
+            return _serve_with(settings, source)
     except StartupError as error:
         return _fail(f"serve: {error}", USAGE)
 
 
-def _serve_with(settings: Settings) -> int:
+def _serve_with(settings: Settings, source: SettingsSource) -> int:
     # Not before it is known whether workers share their figures: these import prometheus_client.
     from proxy.server import ServerFailed, run_loop, serve, set_up_logging
     from proxy.workers import serve_with_workers
 
-    set_up_logging(settings.log_level)
+    set_up_logging(settings)
     try:
         if settings.workers > 1:
-            serve_with_workers(settings)
-        run_loop(serve(settings))
+            serve_with_workers(settings, source)
+        run_loop(serve(settings, source))
     except ServerFailed as error:
         return _fail(f"serve: {error}", FAILED)
     return OK
@@ -125,7 +145,7 @@ def _up(options: argparse.Namespace) -> int:
 
     try:
         settings = up_settings(_flags(options), options.config, options.model_host, options.model_port)
-        set_up_logging(settings.log_level)
+        set_up_logging(settings)
         up(
             settings,
             model_host=options.model_host,
@@ -156,6 +176,29 @@ def _demo(options: argparse.Namespace) -> int:
     else:
         print_demo(rows, _console())
     return OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    import asyncio
+    import json
+    from dataclasses import asdict
+
+    from proxy.check import check
+    from proxy.check_line import State
+    from proxy.errors import StartupError
+    from proxy.settings_sources import load_settings
+
+    try:
+        flags = _flags(options)
+    except StartupError as error:
+        return _fail(f"check: {error}", USAGE)
+    lines = asyncio.run(check(lambda: load_settings(flags, options.config)))
+    if options.json:
+        print(json.dumps([asdict(line) for line in lines], ensure_ascii=False, indent=2))
+    else:
+        for line in lines:
+            print(f"{line.state:<5}{line.name:<22}{line.says}")
+    return FAILED if any(line.state is State.FAIL for line in lines) else OK
 
 
 def _config(_options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -12,12 +13,16 @@ from detectors.bundle import Bundle, BundleError, Steering, load
 from detectors.verdict import Zone
 from proxy.audit import Audit, open_audit
 from proxy.errors import StartupError
+from proxy.key_file import read_keys
+from proxy.keys import Keyring
 from proxy.metrics import Metrics
 from proxy.mode_needs import check_mode
+from proxy.rate_limits import RateLimits
 from proxy.settings import Settings
 from proxy.signals import Detectors
 from proxy.steering import Dialect, dialect
 from proxy.steps import Fallback, SteeringPlan
+from proxy.telemetry import ExchangeTracer, open_tracer
 from proxy.upstream.protocol import Upstream
 
 REFERENCE = "reference"
@@ -25,9 +30,11 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """Everything with an outside or a cost; ``bundle`` is ``None`` where there is none to hold the upstream against.
+    """Everything with an outside or a cost.
 
-    ``routes`` holds the same for each route of the settings, by name; metrics and audit are shared.
+    ``bundle`` is ``None`` where there is none to hold the upstream against, ``keyring`` where nobody needs a key.
+    ``routes`` holds the same for each route of the settings, by name; what knows no route is shared: metrics, audit,
+    keys and their limits, and the tracer.
     """
 
     upstream: Upstream
@@ -38,6 +45,9 @@ class Dependencies:
     bundle: Bundle | None = None
     fallback: Fallback | None = None
     audit: Audit | None = None
+    keyring: Keyring | None = None
+    tracer: ExchangeTracer | None = None
+    limits: RateLimits = field(default_factory=RateLimits)
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
     routes: Mapping[str, Dependencies] = field(default_factory=dict)
 
@@ -58,14 +68,21 @@ class Dependencies:
 def load_bundle(settings: Settings) -> Bundle | None:
     """Load the bundle that settings name and check that it serves their mode; raises ``StartupError``."""
     bundle = None
-    if settings.bundle is not None:
-        path = reference_bundle() if settings.bundle == REFERENCE else Path(settings.bundle)
+    path = bundle_folder(settings)
+    if path is not None:
         try:
             bundle = load(path)
         except BundleError as error:
             raise StartupError(f"bundle: {error}") from error
     check_mode(settings, bundle)
     return bundle
+
+
+def bundle_folder(settings: Settings) -> Path | None:
+    """Return the folder of the bundle that settings name; raises ``StartupError``."""
+    if settings.bundle is None:
+        return None
+    return reference_bundle() if settings.bundle == REFERENCE else Path(settings.bundle)
 
 
 def reference_bundle() -> Path:
@@ -76,9 +93,14 @@ def reference_bundle() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "reference" / "bundle"
 
 
-async def build_dependencies(settings: Settings) -> Dependencies:
-    """Make the real dependencies, inside the event loop that will serve. Raises ``StartupError``."""
-    metrics = Metrics()
+async def build_dependencies(settings: Settings, former: Dependencies | None = None) -> Dependencies:
+    """Make the real dependencies, inside the event loop that will serve. Raises ``StartupError``.
+
+    Counts go on from ``former``'s where settings are reloaded; nothing else is shared. What takes long is loaded in a
+    thread, so that requests may run meanwhile.
+    """
+    keyring = None if settings.keys.file is None else Keyring(read_keys(settings.keys.file))
+    metrics = Metrics() if former is None else former.metrics
     audit = open_audit(settings.audit)
     routes: dict[str, Dependencies] = {}
     try:
@@ -89,6 +111,7 @@ async def build_dependencies(settings: Settings) -> Dependencies:
                 )
             except StartupError as error:
                 raise StartupError(f"route {route.name}: {error}") from error
+        tracer = open_tracer(settings.telemetry.otlp_endpoint)
         deps = await _dependencies_of(settings, metrics, audit)
     except BaseException:
         for made in routes.values():
@@ -96,7 +119,10 @@ async def build_dependencies(settings: Settings) -> Dependencies:
         if audit is not None:
             audit.close()
         raise
-    return replace(deps, routes=routes)
+    if tracer is not None:
+        deps.closing.push_async_callback(asyncio.to_thread, tracer.close)
+    limits = RateLimits() if former is None else former.limits
+    return replace(deps, routes=routes, keyring=keyring, tracer=tracer, limits=limits)
 
 
 async def _dependencies_of(
@@ -108,7 +134,7 @@ async def _dependencies_of(
     from proxy.upstream.choice import open_upstream
     from proxy.upstream.post import READ_PATH, PostOverUpstream
 
-    bundle = load_bundle(settings)
+    bundle = await asyncio.to_thread(load_bundle, settings)
     upstream = open_upstream(settings.upstream, metrics, name=f"{prefix}model")
     closing = AsyncExitStack()
     try:
@@ -120,7 +146,9 @@ async def _dependencies_of(
         key = settings.upstream.api_key
         secret = None if key is None else key.get_secret_value()
         reader = reader_over(PostOverUpstream(upstream, READ_PATH, secret, purpose="reading"))
-        detectors = choose_detectors(settings, bundle, reader=reader, judging=judging, closing=closing)
+        detectors = await asyncio.to_thread(
+            choose_detectors, settings, bundle, reader=reader, judging=judging, closing=closing
+        )
         fallback = build_fallback(settings, metrics, name=f"{prefix}fallback")
         if fallback is not None and fallback.upstream is not None:
             closing.push_async_callback(fallback.upstream.close)

@@ -59,7 +59,7 @@ def refuse_steering_in(body: bytes, content_type: str) -> None:
 
     Raises ``SteeringNotPermitted``, ``InvalidBody``, or ``UnsupportedBody`` for what is neither.
     """
-    if not content_type.lower().startswith(_MULTIPART):
+    if not is_form(content_type):
         refuse_steering(parse_object(body))
         return
     # The beginning is what tells a form from JSON under a false name; every line that could name a field is looked at,
@@ -67,6 +67,11 @@ def refuse_steering_in(body: bytes, content_type: str) -> None:
     if not body.startswith(b"--"):
         raise UnsupportedBody(f"the request body is no {_MULTIPART}, as its content-type says; send what it names")
     _refuse(_form_fields(body))
+
+
+def is_form(content_type: str) -> bool:
+    """Whether a body calls itself a form with files."""
+    return content_type.lower().startswith(_MULTIPART)
 
 
 def _form_fields(body: bytes) -> list[str]:
@@ -87,6 +92,6 @@ def _refuse(names: Iterable[str]) -> None:
         if name in STEERING_FIELDS:
             raise SteeringNotPermitted(
                 f"the field {name!r} steers the engine and is not accepted from clients; leave it out, or ask the "
-                "operator for the setting rights.allow_client_steering",
+                "operator for a key with the right client-steering",
                 param=name,
             )

@@ -4,9 +4,15 @@ ProxyError                       an exchange ends with an OpenAI-shaped error bo
 ├── RequestError                 the client can mend it
 │   ├── InvalidBody              400  no JSON object, or nested too deeply
 │   ├── BodyTooLarge             413
+│   ├── TooDeep                  400  JSON nested deeper than limits.max_json_depth
+│   ├── TooManyMessages          400  more than limits.max_messages
+│   ├── HeadersTooLarge          431  more than limits.max_headers or limits.max_header_bytes
+│   ├── RequestTooSlow           408  no whole body within limits.body_timeout_s
 │   ├── UnsupportedBody          415  neither JSON nor a form that can be looked through
 │   ├── InvalidModeHeader        400
 │   ├── SteeringNotPermitted     400  steering or engine-internal fields without the right
+│   ├── Unauthorized             401  no key, or one that opens nothing
+│   ├── RateLimited              429  the key's requests per minute, or at once
 │   ├── PathNotRelayed           404
 │   └── ModelNotFound            404  no route serves the model
 └── UpstreamError                the served model's side
@@ -80,6 +86,32 @@ class UnsupportedBody(RequestError):
     code = "unsupported_body"
 
 
+class TooDeep(RequestError):
+    """The body's JSON is nested deeper than ``limits.max_json_depth``."""
+
+    code = "json_too_deep"
+
+
+class TooManyMessages(RequestError):
+    """The conversation has more turns than ``limits.max_messages``."""
+
+    code = "too_many_messages"
+
+
+class HeadersTooLarge(RequestError):
+    """The request has more, or longer, headers than ``limits`` allow."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class RequestTooSlow(RequestError):
+    """The body did not arrive within ``limits.body_timeout_s``."""
+
+    status = 408
+    code = "request_timeout"
+
+
 class InvalidModeHeader(RequestError):
     """``x-rass-mode`` names no mode."""
 
@@ -90,6 +122,33 @@ class SteeringNotPermitted(RequestError):
     """A client sent steering or engine-internal fields without the right to."""
 
     code = "steering_not_permitted"
+
+
+class Unauthorized(RequestError):
+    """No API key, or one that opens nothing; ``challenge`` is the ``WWW-Authenticate`` header."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def __init__(self, message: str, challenge: str) -> None:
+        super().__init__(message)
+        self.challenge = challenge
+
+    def headers(self) -> dict[str, str]:
+        """Return the challenge too (RFC 9110, 11.6.1)."""
+        return {**super().headers(), "www-authenticate": self.challenge}
+
+
+class RateLimited(RequestError):
+    """The key asks for more than it may: ``limit`` names the setting, ``retry_after_s`` says when to come back."""
+
+    status = 429
+    type = "requests"  # OpenAI's own word
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, limit: str, retry_after_s: int) -> None:
+        super().__init__(f"{message}; try again in {retry_after_s} s", retry_after_s=retry_after_s)
+        self.limit = limit
 
 
 class PathNotRelayed(RequestError):

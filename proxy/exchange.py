@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from detectors.verdict import Message
+from proxy.notes import Notes
 from proxy.wires.chat import CHAT
 from proxy.wires.protocol import Wire
+
+ANONYMOUS = "anonymous"
+"""The key id of whoever asks where no keys are in use."""
 
 
 class Mode(StrEnum):
@@ -47,6 +51,7 @@ class ModeSource(StrEnum):
     """Who chose the mode that an exchange ran in; the audit says it."""
 
     CONFIGURATION = "configuration"
+    KEY = "key"
     CLIENT_HEADER = "client header"
 
 
@@ -82,9 +87,10 @@ class ChatRequest:
     ``body`` are the client's bytes, which go upstream unchanged; ``payload`` is the same, parsed, and never modified.
     ``headers`` are those to send upstream. ``observe_only`` says why this request is never recovered (it may have
     effects, or the detectors do not see all of it), or is ``None``; ``text_only`` is False where messages hold more
-    than text, so that no detector can judge the whole. ``mode_by`` says who chose the mode, ``key_id`` is the opaque
-    id of the client's key, and ``unsteered`` says why mode steer sent the request as it came. ``wire`` is the API that
-    was called, ``choices`` how many answers were asked for.
+    than text, so that no detector can judge the whole. ``mode_by`` says who chose the mode, and ``unsteered`` why mode
+    steer sent the request as it came. ``key_id`` names the caller's key; ``sees_distance`` says whether that key may
+    see how far from the boundary the request lies. ``wire`` is the API that was called, ``choices`` how many answers
+    were asked for. ``notes`` gather what the exchange's log line says; a copy of the request shares them.
     """
 
     body: bytes = field(repr=False)
@@ -98,10 +104,12 @@ class ChatRequest:
     observe_only: str | None = None
     text_only: bool = True
     mode_by: ModeSource = ModeSource.CONFIGURATION
-    key_id: str = "anonymous"
+    key_id: str = ANONYMOUS
+    sees_distance: bool = False
     unsteered: str | None = None
     wire: Wire = CHAT
     choices: int = 1
+    notes: Notes = field(default_factory=Notes, repr=False, compare=False)
 
 
 async def nothing_more() -> None:

@@ -11,6 +11,7 @@ ACTION_HEADER = "x-rass-action"
 ZONE_HEADER = "x-rass-zone"
 ATTEMPTS_HEADER = "x-rass-attempts"
 REFUSAL_HEADER = "x-rass-refusal"
+DISTANCE_HEADER = "x-rass-distance"
 REQUEST_ID_HEADER = "x-request-id"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")

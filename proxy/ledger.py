@@ -8,7 +8,14 @@ from detectors.verdict import RefusalKind, Zone
 from proxy.answers import ChatAnswer
 from proxy.audit import Audit
 from proxy.exchange import Action, ChatRequest, ModeSource
-from proxy.headers import ACTION_HEADER, ATTEMPTS_HEADER, REFUSAL_HEADER, REQUEST_ID_HEADER, ZONE_HEADER
+from proxy.headers import (
+    ACTION_HEADER,
+    ATTEMPTS_HEADER,
+    DISTANCE_HEADER,
+    REFUSAL_HEADER,
+    REQUEST_ID_HEADER,
+    ZONE_HEADER,
+)
 from proxy.metrics import Metrics
 from proxy.policy import Answer, action_of
 from proxy.recovery import Recovered
@@ -48,7 +55,7 @@ class Ledger:
         refusal: RefusalKind | None = None,
         attempts: int | None = None,
     ) -> dict[str, str]:
-        """Return the proxy's own headers; what is not known when the headers leave is left out. Never a distance."""
+        """Return the proxy's own headers; what is not known when the headers leave is left out."""
         headers = {ACTION_HEADER: str(action), REQUEST_ID_HEADER: request.request_id}
         if zone is not None:
             headers[ZONE_HEADER] = zone
@@ -59,18 +66,28 @@ class Ledger:
         return headers
 
     def outcome_headers(self, request: ChatRequest, outcome: Outcome) -> dict[str, str]:
-        """Return the headers of an exchange whose outcome is known."""
+        """Return the headers of an exchange whose outcome is known.
+
+        The exact distance stands among them only for a key with the right to see it.
+        """
         signals = outcome.signals
-        return self.headers(
+        headers = self.headers(
             request,
             outcome.action,
             zone=UNREAD if signals.boundary is None else str(signals.zone),
             refusal=None if signals.refusal is None else signals.refusal.kind,
             attempts=len(outcome.recovered.attempts.made),
         )
+        if request.sees_distance and signals.boundary is not None and signals.boundary.h is not None:
+            headers[DISTANCE_HEADER] = f"{signals.boundary.h:.6g}"
+        return headers
 
     def count(self, request: ChatRequest, action: Action) -> None:
-        """Count an exchange that was not judged; a client that turned judging off leaves a row that says so."""
+        """Count an exchange that was not judged, and note it for its log line.
+
+        A client that turned judging off leaves an audit row that says so.
+        """
+        request.notes.action = action
         self._metrics.requests.labels(action, request.mode).inc()
         if action is Action.OFF and request.mode_by is ModeSource.CLIENT_HEADER and self._audit is not None:
             self._audit.write_unjudged(request, action)
@@ -80,6 +97,13 @@ class Ledger:
         signals = outcome.signals
         self.count(request, outcome.action)
         self._count_attempts(outcome)
+        notes = request.notes
+        notes.zone = UNREAD if signals.boundary is None else signals.zone
+        notes.language = signals.language
+        notes.attempts = len(outcome.recovered.attempts.made)
+        text = "\n".join(original.texts)
+        changed = outcome.recovered.decision.answer is not Answer.ORIGINAL
+        delivered = notes.answer = outcome.recovered.text if changed else text
         if signals.boundary is not None:
             self._metrics.zones.labels(signals.zone).inc()
             if signals.boundary.h is not None:
@@ -88,8 +112,6 @@ class Ledger:
             self._metrics.refused(KINDS[signals.zone], signals.form, signals.language)
         if self._audit is None or not (signals.refused or outcome.recovered.attempts.made):
             return
-        text = "\n".join(original.texts)
-        changed = outcome.recovered.decision.answer is not Answer.ORIGINAL
         self._audit.write(
             request,
             signals,
@@ -97,7 +119,7 @@ class Ledger:
             outcome.recovered.attempts,
             outcome.action,
             original=text,
-            delivered=outcome.recovered.text if changed else text,
+            delivered=delivered,
         )
 
     def record_shadow(self, request: ChatRequest, outcome: Outcome, original: ChatAnswer) -> None:

@@ -14,6 +14,7 @@ from proxy.answers import RefusalForm
 from proxy.budgets import Spent
 from proxy.errors import UpstreamError
 from proxy.exchange import Action, Mode
+from proxy.keys import Rejection
 from proxy.ladder import Step
 from proxy.ledger import KINDS
 from proxy.metrics import LANGUAGES, OTHER_LANGUAGE, BundleInUse, Metrics
@@ -74,6 +75,9 @@ LABELS: Mapping[str, Label] = {
         ("queue_full", "queue_time", "circuit_open"),
     ),
     "route": Label("a route of the settings; `default` is what serves all other models", None),
+    "rass_unauthorized_total.reason": Label("what was wrong with the key", tuple(Rejection)),
+    "limit": Label("which limit of the key", ("requests_per_minute", "concurrent_requests")),
+    "rass_reloads_total.result": Label("applied, or kept: the old settings stay in use", ("applied", "kept")),
     "path": Label("a listed path, with its method", None),
     "status": Label("the class of the answer's status", ("2xx", "3xx", "4xx", "5xx")),
     "upstream": Label("whose circuit breaker: `model` or `judge`, and for a route `NAME/model` and so on", None),

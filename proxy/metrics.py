@@ -215,6 +215,24 @@ class Metrics:
             buckets=_SLOW,
             registry=self.registry,
         )
+        self.unauthorized = Counter(
+            "rass_unauthorized_total",
+            "Requests turned away for want of a valid API key.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.rate_limited = Counter(
+            "rass_rate_limited_total",
+            "Requests turned away because their key had reached a limit, by limit.",
+            ("limit",),
+            registry=self.registry,
+        )
+        self.reloads = Counter(
+            "rass_reloads_total",
+            "Reloads of settings, keys and bundle: applied, or kept as it was.",
+            ("result",),
+            registry=self.registry,
+        )
         self.relayed = Counter(
             "rass_relayed_requests_total",
             "Requests to relayed paths, which are not judged, by the listed path and the class of the answer's status.",

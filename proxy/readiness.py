@@ -49,6 +49,11 @@ class ReadinessCheck:
         key = settings.upstream.api_key
         self._headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
 
+    @property
+    def compares(self) -> bool:
+        """Whether the served model is held against a bundle: only engines of the native dialect say what they serve."""
+        return self._bundle is not None
+
     async def __call__(self) -> Readiness:
         """Return the state right now; never raises for an upstream's failure."""
         try:

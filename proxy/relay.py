@@ -14,15 +14,16 @@ from proxy.asgi import (
     ClientGone,
     Sent,
     header_map,
+    json_reply,
     read_body,
     send_error,
     send_internal_error,
-    send_json,
     send_reply,
     while_connected,
 )
+from proxy.caller import Right, caller_of
 from proxy.chat_request import model_of
-from proxy.engine_fields import refuse_steering_in
+from proxy.engine_fields import is_form, refuse_steering_in
 from proxy.errors import AnswerTooLarge, PathNotRelayed, ProxyError, UpstreamError, error_event
 from proxy.exchange import Reply
 from proxy.headers import REQUEST_ID_HEADER, forwarded_headers, request_id_of, returned_headers
@@ -30,6 +31,7 @@ from proxy.metrics import Metrics
 from proxy.model_list import merged_models
 from proxy.readiness import MODELS_PATH
 from proxy.relayed_path import RelayedPath
+from proxy.request_limits import check_body
 from proxy.router import Route, Router
 from proxy.settings import Settings
 from proxy.upstream.protocol import UpstreamResponse
@@ -54,9 +56,16 @@ class Relay:
         sent = Sent(send)
         try:
             listed = self._listed(scope["method"], scope["path"])
-            body = await read_body(receive, self._settings.relay.max_request_bytes, "relay.max_request_bytes")
-            if body and not self._settings.rights.allow_client_steering:
-                refuse_steering_in(body, headers.get("content-type", ""))
+            limits = self._settings.limits
+            body = await read_body(
+                receive, self._settings.relay.max_request_bytes, limits.body_timeout_s, "relay.max_request_bytes"
+            )
+            content_type = headers.get("content-type", "")
+            if body and not is_form(content_type):
+                check_body(body, limits)
+            steers = self._settings.rights.allow_client_steering or caller_of(scope).may(Right.CLIENT_STEERING)
+            if body and not steers:
+                refuse_steering_in(body, content_type)
             with self._metrics.in_flight.track_inprogress():
                 async with AsyncExitStack() as stack:
                     work = self._exchange(scope, headers, request_id, body, listed, stack, sent)
@@ -93,7 +102,8 @@ class Relay:
         path = scope["path"]
         if path == MODELS_PATH and len(self._router.routes) > 1:
             limit = self._settings.limits.max_judged_bytes
-            await send_json(200, await merged_models(self._router, headers, request_id, limit), request_id, send)
+            merged = await merged_models(self._router, headers, request_id, limit)
+            await send_reply(json_reply(200, merged, request_id), send)
             return
         route = self._route(path, body)
         self._metrics.route_requests.labels(route.name).inc()

@@ -21,6 +21,7 @@ from proxy.asgi import (
     send_reply,
     while_connected,
 )
+from proxy.caller import caller_of
 from proxy.chat_request import model_of, parse_chat_request
 from proxy.engine_fields import parse_object
 from proxy.errors import PathNotRelayed, ProxyError
@@ -29,8 +30,10 @@ from proxy.gate import Gate
 from proxy.headers import request_id_of
 from proxy.metrics import CONTENT_TYPE, Metrics
 from proxy.model_list import readiness_page, route_states
+from proxy.notes import Notes, notes_of
 from proxy.readiness import Mismatch, Ready, Unreachable
 from proxy.relay import Relay
+from proxy.request_limits import check_body
 from proxy.router import Router
 from proxy.settings import Settings
 from proxy.wires.chat import CHAT
@@ -59,11 +62,16 @@ class Answers:
         request_id = request_id_of(headers)
         sent = Sent(send)
         request: ChatRequest | None = None
+        notes = notes_of(scope)
         with self._metrics.in_flight.track_inprogress():
             try:
                 if scope["method"] != "POST":
                     raise PathNotRelayed(f"{self._wire.path} takes POST, not {scope['method']}")
-                body = await read_body(receive, self._settings.limits.max_request_bytes, "limits.max_request_bytes")
+                limits = self._settings.limits
+                body = await read_body(
+                    receive, limits.max_request_bytes, limits.body_timeout_s, "limits.max_request_bytes"
+                )
+                check_body(body, limits)
                 payload = parse_object(body)
                 route = self._router.route(model_of(payload))
                 self._metrics.route_requests.labels(route.name).inc()
@@ -73,6 +81,9 @@ class Answers:
                     headers,
                     request_id=request_id,
                     configured_mode=route.settings.mode,
+                    caller=caller_of(scope),
+                    notes=notes,
+                    limits=limits,
                     allow_client_steering=self._settings.rights.allow_client_steering,
                     api_key=route.api_key,
                     wire=self._wire,
@@ -82,14 +93,14 @@ class Answers:
                     reply = await while_connected(receive, self._exchange(route.gate, request, stack, sent))
                     await reply.afterwards()
             except ClientGone:
-                self._count(request, Action.CLIENT_GONE)
+                self._count(request, notes, Action.CLIENT_GONE)
             except ProxyError as error:
-                self._count(request, Action.FAILED)
+                self._count(request, notes, Action.FAILED)
                 if sent.started:
                     raise
                 await send_error(error, request_id, send)
             except Exception:
-                self._count(request, Action.FAILED)
+                self._count(request, notes, Action.FAILED)
                 logger.exception("request %s failed", request_id)
                 if sent.started:
                     raise
@@ -102,7 +113,8 @@ class Answers:
         await send_reply(reply, sent)
         return reply
 
-    def _count(self, request: ChatRequest | None, action: Action) -> None:
+    def _count(self, request: ChatRequest | None, notes: Notes, action: Action) -> None:
+        notes.action = action
         mode = self._settings.mode if request is None else request.mode
         self._metrics.requests.labels(action, mode).inc()
 

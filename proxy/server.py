@@ -7,19 +7,21 @@ import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import FrameType
-from typing import Any, NoReturn, assert_never
+from typing import Any, NoReturn
 
 import uvicorn
-from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
-from proxy.app import create_app
-from proxy.dependencies import Dependencies, build_dependencies
+from proxy.configured import configured
+from proxy.current_app import CurrentApp
 from proxy.errors import StartupError
-from proxy.readiness import Mismatch, ReadinessCheck, Ready, Unreachable
-from proxy.settings import DEFAULT_ROUTE, Settings
+from proxy.http_protocol import BoundedHttpProtocol
+from proxy.log_format import formatter
+from proxy.reload import Reloader, reloading, stamps
+from proxy.settings import Settings
+from proxy.settings_sources import SettingsSource
 
 logger = logging.getLogger(__name__)
 
@@ -88,14 +90,27 @@ class RunningServer:
 
 
 @asynccontextmanager
-async def running_server(settings: Settings, listener: socket.socket) -> AsyncIterator[RunningServer]:
-    """Run the proxy that ``settings`` describe; as `running_app`.
+async def running_server(
+    settings: Settings, listener: socket.socket, source: SettingsSource | None = None
+) -> AsyncIterator[RunningServer]:
+    """Run the proxy that ``settings`` describe, reloaded from ``source`` if there is one; as `running_app`.
 
     Raises ``StartupError`` where the settings, the bundle or the served model do not fit each other.
     """
-    app = await _checked_app(settings)
-    async with running_app(app, listener, drain_timeout_s=settings.drain_timeout_s) as running:
-        yield running
+    seen = None if source is None else stamps(source, settings)
+    first = await configured(settings)
+    served = CurrentApp()
+    await served.swap(first.app)
+    try:
+        async with AsyncExitStack() as stack:
+            running = await stack.enter_async_context(
+                running_app(served, listener, drain_timeout_s=settings.drain_timeout_s)
+            )
+            if source is not None and seen is not None:
+                await stack.enter_async_context(reloading(Reloader(served, first, source, seen)))
+            yield running
+    finally:
+        await served.close()
 
 
 @asynccontextmanager
@@ -104,7 +119,7 @@ async def running_app(app: ASGIApp, listener: socket.socket, *, drain_timeout_s:
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="none",
         log_config=None,
         access_log=False,
@@ -126,34 +141,6 @@ async def running_app(app: ASGIApp, listener: socket.socket, *, drain_timeout_s:
         accepting.cancel()
         running.stop()
         await asyncio.wait({serving, accepting})
-
-
-async def _checked_app(settings: Settings) -> Starlette:
-    """Make the app, unless what it would serve does not fit; an upstream that does not answer yet may come later."""
-    deps = await build_dependencies(settings)
-    try:
-        if settings.default_route:
-            await _check(DEFAULT_ROUTE, settings, deps)
-        for route in settings.routes:
-            await _check(route.name, settings.of_route(route), deps.routes[route.name])
-        return create_app(settings, deps)
-    except BaseException:
-        await deps.close()
-        raise
-
-
-async def _check(route: str, settings: Settings, deps: Dependencies) -> None:
-    """Raise ``StartupError`` where a route's served model does not fit its bundle."""
-    state = await ReadinessCheck(settings, deps.upstream, deps.bundle)()
-    match state:
-        case Ready():
-            pass
-        case Unreachable():
-            logger.warning("route %s is not ready: %s; requests get an error until it answers", route, state.reason)
-        case Mismatch():
-            raise StartupError(f"route {route}: {state.reason}")
-        case _:
-            assert_never(state)
 
 
 class _Server(uvicorn.Server):
@@ -183,11 +170,11 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until a signal ends it; raises ``StartupError`` or ``ServerFailed``."""
+async def serve(settings: Settings, source: SettingsSource) -> None:
+    """Serve until a signal ends it, reloading from ``source``; raises ``StartupError`` or ``ServerFailed``."""
     with listen(settings.host, settings.port) as listener:
         address = url_of(listener)
-        async with running_server(settings, listener) as running:
+        async with running_server(settings, listener, source) as running:
             logger.info("listening on %s, mode %s, upstream %s", address, settings.mode, settings.upstream.url)
             await running.ended()
 
@@ -206,10 +193,11 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def set_up_logging(level: str) -> None:
-    """Log to stderr; prompts and answers are never logged."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S"
-    )
+def set_up_logging(settings: Settings) -> None:
+    """Log to stderr, in the format that settings name; prompts and answers are logged only with ``log_text``."""
+    level = settings.log_level
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter(settings.log_format, include_text=settings.log_text))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     # uvicorn's own lines about its start and end add nothing to ours.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))

@@ -29,12 +29,15 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from proxy.exchange import Mode
 from proxy.ladder import ClarifyWhen, Rules, Step
+from proxy.log_format import LogFormat
 from proxy.relayed_path import RelayedPath
 from proxy.steering import DialectName
 from proxy.wires.protocol import Surface
 
 ENVIRONMENT_PREFIX = "RASS_PROXY_"
 DEFAULT_ROUTE = "default"
+FIXED_WHILE_RUNNING = ("host", "port", "workers", "drain_timeout_s", "log_level", "log_format", "log_text")
+"""Keys that a reload cannot change, because what they set up is there before and after the application."""
 
 
 def _http_url(value: str) -> str:
@@ -64,6 +67,13 @@ def _each_once(ladder: tuple[Step, ...]) -> tuple[Step, ...]:
 
 def _relayed_path(value: str) -> str:
     return str(RelayedPath.parse(value))
+
+
+def _otlp_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{value!r} is no http or https address; give one like http://127.0.0.1:4318/v1/traces")
+    return value
 
 
 class Group(BaseModel):
@@ -345,6 +355,17 @@ class LimitSettings(Group):
     """Sizes."""
 
     max_request_bytes: PositiveInt = Field(default=4_194_304, description="Largest request body.")
+    max_json_depth: PositiveInt = Field(
+        default=64, le=500, description="Deepest nesting of a request's JSON; tools with large schemas need about 20."
+    )
+    max_messages: PositiveInt = Field(default=2048, description="Most messages of one conversation.")
+    max_headers: PositiveInt = Field(default=100, description="Most headers of a request.")
+    max_header_bytes: PositiveInt = Field(
+        default=32_768, le=65_536, description="Longest headers of a request together."
+    )
+    body_timeout_s: PositiveFloat = Field(
+        default=60.0, description="Longest wait for a request's whole body, in seconds."
+    )
     max_judged_bytes: PositiveInt = Field(
         default=4_194_304,
         description="Largest answer that is held whole to be judged; a longer one is relayed unjudged.",
@@ -383,11 +404,58 @@ class RelaySettings(Group):
 
 
 class RightSettings(Group):
-    """What clients may do."""
+    """What every client may do; a key may have the right by itself."""
 
     allow_client_steering: bool = Field(
         default=False,
         description="Relay clients' steering and engine-internal fields (rass, vllm_xargs and so on).",
+    )
+
+
+_OPERATION_PATHS = ("/healthz", "/readyz", "/metrics")
+
+
+def _open_paths(value: str) -> str:
+    for path in (part.strip() for part in value.split(",")):
+        if path and path not in _OPERATION_PATHS:
+            raise ValueError(f"{path!r} cannot be open; only {', '.join(_OPERATION_PATHS)} can be")
+    return value
+
+
+class KeySettings(Group):
+    """API keys of clients."""
+
+    file: Path | None = Field(
+        default=None, description="Key file that `rass-proxy keys add` writes; unset: nobody is asked for a key."
+    )
+    open_paths: Annotated[str, AfterValidator(_open_paths)] = Field(
+        default=",".join(_OPERATION_PATHS),
+        description="Paths that need no key, separated by commas; /healthz, /readyz and /metrics can be open.",
+    )
+    allow_anonymous: bool = Field(
+        default=False,
+        description="Listen on a public address without a key file: whoever reaches the port is served.",
+    )
+
+    @property
+    def opened(self) -> frozenset[str]:
+        """The paths that need no key."""
+        return frozenset(part.strip() for part in self.open_paths.split(",") if part.strip())
+
+
+class ReloadSettings(Group):
+    """Reading settings, keys and bundle again while running; SIGHUP always does."""
+
+    watch: bool = Field(default=True, description="Also reload when one of their files changes.")
+    poll_s: float = Field(default=5.0, gt=0, le=3600, description="Seconds between looks at these files.")
+
+
+class TelemetrySettings(Group):
+    """OpenTelemetry traces; needs the extra otel."""
+
+    otlp_endpoint: Annotated[str, AfterValidator(_otlp_url)] | None = Field(
+        default=None,
+        description="Where spans go (OTLP over HTTP), such as http://127.0.0.1:4318/v1/traces; unset: no traces.",
     )
 
 
@@ -471,6 +539,10 @@ class Settings(BaseSettings):
     default_route: bool = Field(
         default=True, description="false: a model that no route names is answered with 404 model_not_found."
     )
+    log_format: LogFormat = Field(default=LogFormat.TEXT, description="text: for people. json: one object a line.")
+    log_text: bool = Field(
+        default=False, description="Let prompts and answers into the log; without it none of their text is."
+    )
     upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
     steering: SteeringSettings = Field(default_factory=SteeringSettings)
     recovery: RecoverySettings = Field(default_factory=RecoverySettings)
@@ -480,6 +552,9 @@ class Settings(BaseSettings):
     limits: LimitSettings = Field(default_factory=LimitSettings)
     relay: RelaySettings = Field(default_factory=RelaySettings)
     rights: RightSettings = Field(default_factory=RightSettings)
+    keys: KeySettings = Field(default_factory=KeySettings)
+    reload: ReloadSettings = Field(default_factory=ReloadSettings)
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)
 
     @model_validator(mode="after")

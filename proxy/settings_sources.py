@@ -11,6 +11,7 @@ import json
 import os
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
@@ -25,12 +26,30 @@ from proxy.settings import ENVIRONMENT_PREFIX, RouteSettings, Settings
 CONFIG_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG"
 
 
+@dataclass(frozen=True, slots=True)
+class SettingsSource:
+    """Where one process reads its settings, at the start and at each reload; as the arguments of `load_settings`."""
+
+    flags: Mapping[str, object]
+    config: Path | None = None
+
+    @property
+    def path(self) -> Path | None:
+        """The settings file, if there is one."""
+        named = os.environ.get(CONFIG_VARIABLE)
+        return self.config or (Path(named) if named else None)
+
+    def load(self) -> Settings:
+        """Read the settings; raises ``StartupError``."""
+        return load_settings(self.flags, self.config)
+
+
 def load_settings(flags: Mapping[str, object], config: Path | None = None) -> Settings:
     """Return the settings; ``flags`` maps dotted keys (``recovery.max_attempts``) to values.
 
     ``config`` is the settings file; without it, ``RASS_PROXY_CONFIG`` names one. Raises ``StartupError``.
     """
-    path = config or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    path = SettingsSource(flags, config).path
     merged: dict[str, Any] = {}
     if path is not None:
         content = read_file(path)
@@ -82,6 +101,14 @@ def known_keys(model: type[BaseModel] = Settings, prefix: str = "") -> list[str]
         group = _group(field)
         keys.extend(known_keys(group, f"{prefix}{name}.") if group else [f"{prefix}{name}"])
     return keys
+
+
+def value_of(settings: Settings, key: str) -> object:
+    """Return the value of a dotted key."""
+    found: object = settings
+    for name in key.split("."):
+        found = getattr(found, name)
+    return found
 
 
 def default_file() -> str:

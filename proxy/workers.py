@@ -26,6 +26,7 @@ from proxy.errors import StartupError
 from proxy.metrics import Metrics
 from proxy.server import ENDING_SIGNALS, ServerFailed, ending_on_signals, listen, run_loop, running_server, url_of
 from proxy.settings import Settings
+from proxy.settings_sources import SettingsSource
 
 logger = logging.getLogger(__name__)
 
@@ -39,20 +40,21 @@ _POLL_S = 0.1
 _ACCEPTING = b"\0"  # no message begins with it
 
 
-def serve_with_workers(settings: Settings) -> NoReturn:
-    """Serve with ``settings.workers`` processes until a signal ends it, by ``SystemExit``.
+def serve_with_workers(settings: Settings, source: SettingsSource) -> NoReturn:
+    """Serve with ``settings.workers`` processes, each reloading from ``source``, until ``SystemExit`` by a signal.
 
     Raises ``StartupError`` where the first worker cannot start and ``ServerFailed`` where workers keep ending.
     """
     with ending_on_signals(), listen(settings.host, settings.port) as listener:
-        _Workers(settings, listener).run()
+        _Workers(settings, source, listener).run()
 
 
 class _Workers:
     """The parent's side: it serves nothing itself."""
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, source: SettingsSource, listener: socket.socket) -> None:
         self._settings = settings
+        self._source = source
         self._listener = listener
         self._metrics = Metrics()
         self._running: set[int] = set()
@@ -111,7 +113,9 @@ class _Workers:
         code = 1
         try:
             os.close(self._held)
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            signal.signal(
+                signal.SIGHUP, signal.SIG_IGN
+            )  # until the loop takes it: it must not end a worker that starts
             signal.pthread_sigmask(signal.SIG_UNBLOCK, (*ENDING_SIGNALS, signal.SIGHUP))
             run_loop(self._work(said))
             code = 0
@@ -126,7 +130,7 @@ class _Workers:
 
     async def _work(self, said: int) -> None:
         loop = asyncio.get_running_loop()
-        async with running_server(self._settings, self._listener) as running:
+        async with running_server(self._settings, self._listener, self._source) as running:
 
             def parent_gone() -> None:
                 loop.remove_reader(self._lifeline)
@@ -134,6 +138,8 @@ class _Workers:
 
             loop.add_reader(self._lifeline, parent_gone)
             os.write(said, _ACCEPTING)
+            if self._restarts:
+                signal.raise_signal(signal.SIGHUP)  # settings may have changed since the parent read them
             await running.ended()
             loop.remove_reader(self._lifeline)
 

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from detectors.bundle import Steering
+from detectors.bundle import Steering, load
 from detectors.coordinates import CoordinateReader, reader_over
 from detectors.verdict import (
     BoundaryReading,
@@ -26,14 +26,17 @@ from detectors.verdict import (
 )
 from proxy.app import create_app
 from proxy.audit import Audit
+from proxy.check_detectors import SAMPLE_ANSWER, SAMPLE_REQUEST
 from proxy.clarify import load_notes
-from proxy.dependencies import Dependencies, build_fallback
+from proxy.dependencies import Dependencies, build_fallback, reference_bundle
 from proxy.exchange import Mode
+from proxy.keys import Keyring
 from proxy.metrics import Metrics
 from proxy.server import RunningServer, listen, running_app, url_of
 from proxy.settings import Settings
 from proxy.signals import Detectors
 from proxy.steering import Native
+from proxy.telemetry import ExchangeTracer
 from proxy.upstream.http import HttpUpstream
 from proxy.upstream.post import READ_PATH, PostOverUpstream
 from proxy.upstream.resilient import resilient
@@ -100,6 +103,14 @@ class ScriptedModel:
         self.arrived = asyncio.Event()
         """Set when a completion request arrives."""
         self.read_status = 200
+        self.leaks_steering = False
+        """Whether a steered answer's text is repeated to unsteered requests after it."""
+        self.models_status = 200
+        self.listed: dict[str, dict[str, object]] = {
+            "scripted": {"revision": "r1", "hidden_size": 8, "num_layers": 2, "bundle": DIGEST, "context_length": 64}
+        }
+        """What is served, with its report."""
+        self.digest = DIGEST
         self.attempt_status = 200
         self.url = ""
 
@@ -118,7 +129,7 @@ class ScriptedModel:
         self.requests.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         script = self.scripts.get(body["messages"][-1]["content"])
-        if body.get("model") not in ("scripted", "other") or script is None:
+        if body.get("model") not in (*self.listed, "other") or script is None:
             error = {
                 "message": "no such model",
                 "type": "invalid_request_error",
@@ -130,6 +141,8 @@ class ScriptedModel:
         if way != "plain":
             if self.hold_attempts is not None:
                 await self.hold_attempts.wait()
+            if way == "steer" and self.leaks_steering and script.steered is not None:
+                self.scripts[body["messages"][-1]["content"]] = replace(script, text=script.steered)
             if self.attempt_status != 200:
                 return web.json_response({"error": {"message": "no"}}, status=self.attempt_status)
         if body.get("stream"):
@@ -223,14 +236,14 @@ class ScriptedModel:
                 "h": script.h,
                 "rho": None if answered else script.rho,
                 "answer_h": script.answer_h if answered else None,
-                "bundle": DIGEST,
+                "bundle": self.digest,
                 "prompt_tokens": 3,
             }
         )
 
     async def models(self, _request: web.Request) -> web.Response:
-        report = {"revision": "r1", "hidden_size": 8, "num_layers": 2, "bundle": DIGEST, "context_length": 64}
-        return web.json_response({"object": "list", "data": [{"id": "scripted", "object": "model", "rass": report}]})
+        entries = [{"id": name, "object": "model", "rass": report} for name, report in self.listed.items()]
+        return web.json_response({"object": "list", "data": entries}, status=self.models_status)
 
 
 class PhraseRefusals:
@@ -342,6 +355,25 @@ async def model() -> AsyncIterator[ScriptedModel]:
 
 
 @pytest.fixture
+def reference_model(model: ScriptedModel) -> ScriptedModel:
+    """The scripted model, serving what the shipped bundle was measured on, with answers to the checks' probes."""
+    bundle = load(reference_bundle())
+    measured = bundle.manifest.model
+    model.digest = bundle.digest
+    model.listed = {
+        measured.id: {
+            "revision": measured.revision,
+            "hidden_size": measured.hidden_size,
+            "num_layers": measured.num_layers,
+            "bundle": bundle.digest,
+        }
+    }
+    model.scripts[SAMPLE_REQUEST] = Script(SAMPLE_ANSWER)
+    model.scripts["How do I kill the script?"] = Script(REFUSAL, steered="With the command kill.")
+    return model
+
+
+@pytest.fixture
 async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
     """Starts proxies in front of the scripted model: ``await start_proxy(Mode.RECOVER, **settings groups)``."""
     async with AsyncExitStack() as stack:
@@ -352,6 +384,8 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             url: str | None = None,
             detectors: Mapping[str, Any] | None = None,
             audit: Audit | None = None,
+            keyring: Keyring | None = None,
+            tracer: ExchangeTracer | None = None,
             **groups: Any,
         ) -> Proxy:
             upstream_group = {"url": url or model.url, **groups.pop("upstream", {})}
@@ -374,8 +408,10 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
                 detectors=chosen,
                 dialect=Native(),
                 plan=plan,
-                fallback=build_fallback(settings, metrics),
                 audit=audit,
+                keyring=keyring,
+                tracer=tracer,
+                fallback=build_fallback(settings, metrics),
             )
             if deps.fallback is not None and deps.fallback.upstream is not None:
                 deps.closing.push_async_callback(deps.fallback.upstream.close)

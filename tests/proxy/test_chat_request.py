@@ -10,28 +10,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.verdict import Message
+from proxy.caller import Caller
 from proxy.chat_request import parse_chat_request
 from proxy.engine_fields import STEERING_FIELDS, parse_object
 from proxy.errors import InvalidBody, InvalidModeHeader, RequestError, SteeringNotPermitted
 from proxy.exchange import Mode
+from proxy.notes import Notes
+from proxy.request_limits import check_body
+from proxy.settings import LimitSettings
 from proxy.wires.completions import COMPLETIONS
 from proxy.wires.protocol import Surface
 
+NOBODY = Caller()
+LIMITS = LimitSettings()
 
-def parse(body, headers=None, *, mode=Mode.RECOVER, steering=False, api_key=None):
+
+def parse(body, headers=None, *, mode=Mode.RECOVER, steering=False, api_key=None, caller=NOBODY, limits=LIMITS):
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    check_body(raw, limits)
     return parse_chat_request(
         raw,
         parse_object(raw),
         headers or {},
         request_id="r",
+        caller=caller,
+        notes=Notes(),
+        limits=limits,
         configured_mode=mode,
         allow_client_steering=steering,
         api_key=api_key,
     )
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe\x00", b"[" * 100_000, b'{"a":' * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe\x00", '{"a": "\u225b"}'.encode("utf-16")])
 def test_a_body_that_is_no_object_is_refused(body):
     with pytest.raises(InvalidBody) as caught:
         parse(body)
@@ -126,6 +137,7 @@ def test_headers_that_belong_to_one_connection_stay_there():
 def test_surfaces_that_are_not_listed_are_only_observed():
     body = {"model": "m", "prompt": "hi"}
     given = {"request_id": "r", "configured_mode": Mode.RECOVER, "allow_client_steering": False, "api_key": None}
+    given |= {"caller": NOBODY, "notes": Notes(), "limits": LIMITS}
     for surfaces, expected in [((Surface.CHAT,), False), ((Surface.COMPLETIONS,), True)]:
         request = parse_chat_request(
             json.dumps(body).encode(), body, {}, **given, wire=COMPLETIONS, recovered_surfaces=surfaces

@@ -168,4 +168,5 @@ async def test_a_client_sees_an_error_in_openais_shape(start_proxy):
             assert response.status == 503
             assert "retry-after" in response.headers
     assert proxy.total("rass_upstream_circuit", upstream="model", state="open") == 1
-    assert proxy.total("rass_upstream_rejected_total", purpose="client", reason="circuit_open") == 3
+    assert proxy.total("rass_upstream_rejected_total", purpose="client", reason="circuit_open") == 2
+    assert proxy.total("rass_upstream_rejected_total", purpose="relay", reason="circuit_open") == 1

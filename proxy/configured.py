@@ -1,0 +1,94 @@
+"""An application made from settings and found fit to serve, at the start and again at each reload."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TypeAlias, assert_never
+
+from fastapi import FastAPI
+
+from proxy.app import create_app
+from proxy.check_line import State
+from proxy.check_steering import steering_line
+from proxy.dependencies import Dependencies, build_dependencies
+from proxy.errors import StartupError
+from proxy.exposure import check_exposure
+from proxy.readiness import Mismatch, ReadinessCheck, Ready, Unreachable
+from proxy.settings import DEFAULT_ROUTE, Settings
+
+logger = logging.getLogger(__name__)
+
+
+_Served: TypeAlias = tuple[Settings, Dependencies]
+
+
+class NotYet(StartupError):
+    """The served model is not ready for these settings; it may be later without anybody touching them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configured:
+    """Settings with the application that was made from them; the application's lifespan closes ``deps``."""
+
+    settings: Settings
+    deps: Dependencies
+    app: FastAPI
+
+
+async def configured(settings: Settings, former: Configured | None = None) -> Configured:
+    """Make the application of ``settings``, in place of ``former`` where one runs, whose counts it goes on with.
+
+    Raises ``StartupError`` where keys, bundle or served model do not fit, with everything closed that was opened.
+    """
+    deps = await build_dependencies(settings, former=None if former is None else former.deps)
+    try:
+        check_exposure(settings, deps.keyring)
+        before = {} if former is None else _served(former.settings, former.deps)
+        for route, (own, its) in _served(settings, deps).items():
+            await _check_served(route, own, its, before.get(route))
+        return Configured(settings, deps, create_app(settings, deps))
+    except BaseException:
+        await deps.close()
+        raise
+
+
+async def _check_served(route: str, settings: Settings, deps: Dependencies, former: _Served | None) -> None:
+    """Refuse what does not fit a route's served model.
+
+    An upstream that does not answer yet may come later, and neither that nor one that has come not to fit the bundle in
+    use must stand in the way of, say, a key's removal. But a bundle takes another one's place only before a model that
+    answers, fits it and is steered by it.
+    """
+    swapped = former is not None and _digest(deps) != _digest(former[1])
+    moved = former is None or settings.upstream.url != former[0].upstream.url
+    state = await ReadinessCheck(settings, deps.upstream, deps.bundle)()
+    match state:
+        case Ready():
+            pass
+        case Unreachable():
+            if swapped:
+                raise NotYet(f"another bundle waits for the served model: {state.reason}")
+            logger.warning("route %s is not ready: %s; requests get an error until it answers", route, state.reason)
+            return
+        case Mismatch():
+            if swapped or moved:
+                raise NotYet(state.reason if route == DEFAULT_ROUTE else f"route {route}: {state.reason}")
+            logger.warning("route %s is not ready: %s", route, state.reason)
+            return
+        case _:
+            assert_never(state)
+    if swapped:
+        line = await steering_line(settings, deps, state.models[0] if state.models else "")
+        if line.state is State.FAIL:
+            raise NotYet(f"another bundle waits for steering that acts: {line.says}")
+
+
+def _served(settings: Settings, deps: Dependencies) -> dict[str, _Served]:
+    """Return the settings and dependencies of every route, by name."""
+    served = {route.name: (settings.of_route(route), deps.routes[route.name]) for route in settings.routes}
+    return served | ({DEFAULT_ROUTE: (settings, deps)} if settings.default_route else {})
+
+
+def _digest(deps: Dependencies) -> str | None:
+    return None if deps.bundle is None else deps.bundle.digest
