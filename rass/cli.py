@@ -100,7 +100,7 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
         "--false-open",
         type=_share,
         metavar="SHARE",
-        help="bound on P(zone benign | harmful and refused) where thresholds are chosen (default: 0.015)",
+        help="bound on P(zone benign | harmful and refused) where thresholds are chosen (default: 0.01)",
     )
     parser.add_argument(
         "--answer-open",

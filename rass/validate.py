@@ -48,9 +48,9 @@ class Limits:
     split.
     """
 
-    false_open: float = 0.015
+    false_open: float = 0.01
     false_close: float = 0.05
-    answer_open: float = 0.2
+    answer_open: float = 0.15
     loss: float = 0.01
     loss_by_language: float = 0.025
     recovered_on_topic: float = 0.90
