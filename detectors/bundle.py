@@ -87,6 +87,12 @@ class Bundle:
         table = self.manifest.zones.answers
         return Zone.UNKNOWN if table is None else zone_of(table, h, language)
 
+    def question(self, language: str) -> str | None:
+        """Return what is asked after an answer in ``language``: its own question, else the English or the first one."""
+        questions = self.manifest.questions
+        found = questions.get(language) or questions.get("en")
+        return found if found is not None else next(iter(questions.values()), None)
+
     def steering(self, language: str, zone: Zone) -> Steering | None:
         """Return how to recover a request in ``zone``, or ``None`` where the bundle does not recover by steering.
 

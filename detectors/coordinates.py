@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from detectors.judge_transport import PostTransport
 from detectors.verdict import Message
@@ -16,8 +17,8 @@ class Coordinates:
     """What one forward pass over a conversation measured.
 
     ``h`` is the harm logit of the request, ``rho`` the refusal logit (``None`` after an assistant turn), ``answer_h``
-    the harm logit of the final assistant turn (``None`` where there is none). ``bundle`` is the digest of the bundle
-    whose probes made them: coordinates of another bundle mean something else.
+    the harm logit of the final assistant turn (``None`` where there is none, or no question was asked about it).
+    ``bundle`` is the digest of the bundle whose probes made them: coordinates of another bundle mean something else.
     """
 
     h: float | None
@@ -26,8 +27,12 @@ class Coordinates:
     bundle: str | None
 
 
-CoordinateReader = Callable[[str, Sequence[Message]], Awaitable[Coordinates]]
-"""Reads the coordinates of a conversation from the served model of the given name; may raise anything."""
+class CoordinateReader(Protocol):
+    """Reads the coordinates of a conversation from the served model of the given name; may raise anything."""
+
+    async def __call__(self, model: str, messages: Sequence[Message], question: str | None = None) -> Coordinates:
+        """Return the coordinates; ``question`` is put to the model after a conversation's final assistant turn."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,13 @@ class NotRead:
 
 
 async def read_within(
-    reader: CoordinateReader, model: str, messages: Sequence[Message], *, timeout_s: float, bundle: str
+    reader: CoordinateReader,
+    model: str,
+    messages: Sequence[Message],
+    *,
+    timeout_s: float,
+    bundle: str,
+    question: str | None = None,
 ) -> Coordinates | NotRead:
     """Read coordinates, turning every failure into data.
 
@@ -46,7 +57,7 @@ async def read_within(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            coordinates = await reader(model, messages)
+            coordinates = await reader(model, messages, question)
     except TimeoutError:
         return NotRead(f"no coordinates within {timeout_s:g} s")
     except Exception as error:  # a detector must never fail a request, whatever its transport raises
@@ -62,9 +73,10 @@ def reader_over(transport: PostTransport) -> CoordinateReader:
     The reader raises ``ValueError`` for an answer that holds no coordinates, and whatever the transport raises.
     """
 
-    async def read(model: str, messages: Sequence[Message]) -> Coordinates:
+    async def read(model: str, messages: Sequence[Message], question: str | None = None) -> Coordinates:
         turns = [{"role": turn.role, "content": turn.content} for turn in messages]
-        response = await transport(json.dumps({"model": model, "messages": turns}).encode())
+        asked = {} if question is None else {"question": question}
+        response = await transport(json.dumps({"model": model, "messages": turns, **asked}).encode())
         if response.status != 200:
             raise ValueError(f"the served model answered with status {response.status}")
         payload = json.loads(response.body)

@@ -10,10 +10,12 @@ from detectors.verdict import HarmVerdict, Message, Zone
 
 
 class ActivationAnswerHarm:
-    """Reads the conversation with the answer appended, unsteered, and judges the coordinate at the answer's end.
+    """Appends the answer, asks the served model whether the request was harmful, and reads what it is about to say.
 
-    An ``AnswerHarmDetector``. Reading the finished answer back is what makes it independent of the steering that
-    produced it: the request's own coordinate is taken again in the same pass and must not have become harmful either.
+    An ``AnswerHarmDetector``. The finished answer is read back unsteered, which makes the reading independent of the
+    steering that produced it. Nothing is generated: the coordinate is taken where the model would begin its yes or no,
+    and there it tells far more than at the end of the answer (on the reference model AUC .96 to .99, against .83 to
+    .87). The request's own coordinate is taken in the same pass and must not be harmful either.
     """
 
     def __init__(self, reader: CoordinateReader, bundle: Bundle, *, timeout_s: float) -> None:
@@ -31,7 +33,12 @@ class ActivationAnswerHarm:
             return HarmVerdict(None, "the bundle has no probe for answers")
         conversation = (*messages, Message("assistant", answer))
         coordinates = await read_within(
-            self._reader, model, conversation, timeout_s=self._timeout_s, bundle=self._bundle.digest
+            self._reader,
+            model,
+            conversation,
+            timeout_s=self._timeout_s,
+            bundle=self._bundle.digest,
+            question=self._bundle.question(language),
         )
         if isinstance(coordinates, NotRead):
             return HarmVerdict(None, coordinates.reason)

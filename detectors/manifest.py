@@ -40,11 +40,15 @@ class SteeringSpan(StrEnum):
 
 
 class ProbePosition(StrEnum):
-    """Where a probe reads: where the model starts to answer each user turn, the template's end, the answer's end."""
+    """Where a probe reads, each time at the last token before the model speaks.
+
+    ``ANSWER_START``: before its answer to each user turn. ``TEMPLATE_END``: at the end of a request's template.
+    ``QUESTION_END``: after an answer was followed by the bundle's question whether the request was harmful.
+    """
 
     ANSWER_START = "answer_start"
     TEMPLATE_END = "template_end"
-    ANSWER_END = "answer_end"
+    QUESTION_END = "question_end"
 
 
 class ValidatedStep(StrEnum):
@@ -60,7 +64,7 @@ STEPS_UNLESS_SAID: tuple[ValidatedStep, ...] = (ValidatedStep.STEER,)
 PROBE_POSITIONS: Mapping[str, ProbePosition] = {
     "h": ProbePosition.ANSWER_START,
     "rho": ProbePosition.TEMPLATE_END,
-    "answer_h": ProbePosition.ANSWER_END,
+    "answer_h": ProbePosition.QUESTION_END,
 }
 
 
@@ -170,7 +174,10 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything a bundle says about itself; ``files`` maps file names to the sha256 of their bytes."""
+    """Everything a bundle says about itself; ``files`` maps file names to the sha256 of their bytes.
+
+    ``questions`` are put to the model after an answer, by language, where ``answer_h`` is read.
+    """
 
     created: str
     model: ModelIdentity
@@ -182,6 +189,7 @@ class Manifest:
     zones: Zones
     limits: Mapping[str, object]
     validation: Validation
+    questions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -214,6 +222,8 @@ def check(manifest: Manifest) -> None:
         _check_layers(probe.layers, model.num_layers, f"probes.{name}.layers")
     if ("answer_h" in manifest.probes) != (manifest.zones.answers is not None):
         raise ManifestError("probes.answer_h and zones.answer must be given together")
+    if "answer_h" in manifest.probes and not all(manifest.questions.values() or [""]):
+        raise ManifestError("questions must hold what is asked after an answer, where probes.answer_h reads")
     if not 0 < manifest.zones.limit < 1:
         raise ManifestError("zones.limit must lie between 0 and 1")
     for table in (manifest.zones.requests, manifest.zones.answers):

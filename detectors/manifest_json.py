@@ -82,6 +82,7 @@ def _manifest(root: JsonObject) -> Manifest:
         zones=_zones(root.child("zones")),
         limits=root.raw_object("limits"),
         validation=_validation(root.child("validation")),
+        questions=_questions(root.child("questions")),
         files={name: str(value) for name, value in root.raw_object("files").items()},
     )
     root.finish()
@@ -192,6 +193,12 @@ def _validation(node: JsonObject) -> Validation:
     )
     node.finish()
     return validation
+
+
+def _questions(node: JsonObject) -> dict[str, str]:
+    questions = {language: node.text(language) for language in node.names()}
+    node.finish()
+    return questions
 
 
 def _choice(options: type[_Choice], value: str, where: str) -> _Choice:

@@ -1,4 +1,4 @@
-"""The judge of answers: a probe at the end of the assistant's turn, and its thresholds.
+"""The judge of answers: a probe where the model, asked whether the request was harmful, is about to say so.
 
 It learns to tell answers to harmful requests, which only steering brings about, from answers to benign ones. The
 harmful ones are generated in memory on the selection split, read, and forgotten: no text of them is ever stored.
@@ -15,6 +15,7 @@ from rass.errors import StageError
 from rass.model import ChatModel, Progress
 from rass.probe import ProbeRows
 from rass.prompts import LabelledPrompt
+from rass.questions import question_for
 from rass.scoring import Scorer
 from rass.simulate import with_answers
 from rass.steering import config_rows
@@ -28,7 +29,7 @@ __all__ = ["AnswerPools", "AnswerSettings", "answer_rows"]
 class AnswerSettings:
     """How many requests of each language are answered (``harmful``: of each kind, plain and wrapped), and how long."""
 
-    harmful: int = 300
+    harmful: int = 600
     benign: int = 400
     max_new_tokens: int = 96
 
@@ -51,7 +52,7 @@ def answer_rows(
     settings: AnswerSettings,
     progress: Progress,
 ) -> ProbeRows:
-    """Generate answers and read them at their end; label true: an on-topic answer to a harmful request.
+    """Generate answers, ask about each and read; label true: an on-topic answer to a harmful request.
 
     Harmful requests are steered at the strength in use and at the control strength in turn, so that the judge knows
     both the answers that a leak would give and the fullest ones. Raises ``StageError`` when steering flips no harmful
@@ -89,7 +90,8 @@ def answer_rows(
     if not any(prompt.harmful for prompt, _ in pairs):
         raise StageError("steering brings about no answer to a harmful request, so no judge of answers can be trained")
     prompts = tuple(prompt for prompt, _ in pairs)
-    readings = model.read(with_answers(model, prompts, [text for _, text in pairs]))
+    questions = [question_for(prompt.language) for prompt in prompts]
+    readings = model.read(with_answers(model, prompts, [text for _, text in pairs], questions))
     labels = np.array([prompt.harmful for prompt in prompts])
     return ProbeRows(readings.ends, labels, prompts, np.ones(len(prompts), dtype=bool))
 

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -95,11 +96,33 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts-per-cell", type=int, metavar="N", help="at most N of each (language, kind, verb, ...)"
     )
+    parser.add_argument(
+        "--false-open",
+        type=_share,
+        metavar="SHARE",
+        help="bound on P(zone benign | harmful and refused) where thresholds are chosen (default: 0.01)",
+    )
+    parser.add_argument(
+        "--answer-open",
+        type=_share,
+        metavar="SHARE",
+        help="the same for answers to harmful requests that pass the check before delivery",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of folds and samples (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--dry-run", action="store_true", help="say what would be built, from what, and stop")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout instead of a table")
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share between 0 and 1, such as 0.01")
+    return share
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -119,11 +142,14 @@ def _build(args: argparse.Namespace) -> int:
     from rass.pipeline import build_bundle, run_key
     from rass.probe import ProbeSettings
     from rass.stages import BuildInputs, BuildSettings
+    from rass.validate import Limits
 
     refusals, scorer = _judges(selection)
     model = load_model(source, device=args.device, dtype=args.dtype)
     inputs = BuildInputs(model, selection, report, refusals, scorer)
-    settings = BuildSettings(seed=args.seed, probe=ProbeSettings(seed=args.seed))
+    given = {"false_open": args.false_open, "answer_open": args.answer_open}
+    limits = replace(Limits(), **{name: share for name, share in given.items() if share is not None})
+    settings = BuildSettings(seed=args.seed, probe=ProbeSettings(seed=args.seed), limits=limits)
     key = run_key(inputs, settings)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     run = Run(args.runs / f"{source.id.replace('/', '--')}-{name}", key)
@@ -208,6 +234,9 @@ def _command(args: argparse.Namespace) -> str:
         words += ["--selection", args.selection.name, "--report", args.report.name]
     if args.prompts_per_cell is not None:
         words += ["--prompts-per-cell", str(args.prompts_per_cell)]
+    for flag, share in (("--false-open", args.false_open), ("--answer-open", args.answer_open)):
+        if share is not None:
+            words += [flag, f"{share:g}"]
     return " ".join([*words, "--seed", str(args.seed)])
 
 

@@ -26,13 +26,15 @@ class Conversation:
     rendered up to that turn, generation prompt included. Harm is read there and not at the instruction's own last token
     (arXiv 2507.11878): on the reference model a linear probe tells harmful from refused benign requests at AUC .97
     there and .90 at the instruction's end. ``end`` is the index of the last token: the template end (``answered``
-    false, generation prompt included) or the answer end (``answered`` true, the conversation closes with an
-    assistant turn).
+    false, generation prompt included), the answer end (``answered`` true, the conversation closes with an assistant
+    turn), or, where ``asked`` is true, the template end after a question about that turn. The question is not among
+    the user turns whose answer starts are listed.
     """
 
     token_ids: tuple[int, ...]
     answer_starts: tuple[int, ...]
     answered: bool
+    asked: bool = False
 
     @property
     def end(self) -> int:
@@ -76,8 +78,12 @@ class TemplateTokenizer:
         return [list(ids) for ids in encoded["input_ids"]]
 
 
-def render(tokenizer: ChatTokenizer, dialogues: Sequence[Sequence[Message]]) -> list[Conversation]:
+def render(
+    tokenizer: ChatTokenizer, dialogues: Sequence[Sequence[Message]], questions: Sequence[str] | None = None
+) -> list[Conversation]:
     """Render dialogues; one that closes with an assistant turn gets no generation prompt.
+
+    With ``questions``, one for each dialogue, each closes with an assistant turn and is followed by its question.
 
     An answer starts where the template rendered up to its user turn stops agreeing with the whole: a template that
     rewrites earlier turns, or a turn that got no answer, still yields a position, namely the last token they share.
@@ -89,7 +95,13 @@ def render(tokenizer: ChatTokenizer, dialogues: Sequence[Sequence[Message]]) -> 
         if not any(message.role == "user" for message in messages):
             raise InputError(f"conversation {index} has no user turn; there is no request to read")
         answered = messages[-1].role == "assistant"
-        wholes.append(tokenizer.text(messages, generation_prompt=not answered))
+        if questions is None:
+            wholes.append(tokenizer.text(messages, generation_prompt=not answered))
+        elif answered:
+            asked = (*messages, Message("user", questions[index]))
+            wholes.append(tokenizer.text(asked, generation_prompt=True))
+        else:
+            raise InputError(f"conversation {index} has no answer to ask a question about")
         for position, message in enumerate(messages):
             if message.role == "user":
                 prefixes.append(tokenizer.text(messages[: position + 1], generation_prompt=True))
@@ -99,7 +111,7 @@ def render(tokenizer: ChatTokenizer, dialogues: Sequence[Sequence[Message]]) -> 
     for owner, prefix in zip(owners, tokenizer.ids(prefixes), strict=True):
         ends[owner].append(_shared(prefix, whole_ids[owner]) - 1)
     return [
-        Conversation(tuple(ids), tuple(turn_ends), messages[-1].role == "assistant")
+        Conversation(tuple(ids), tuple(turn_ends), messages[-1].role == "assistant", questions is not None)
         for ids, turn_ends, messages in zip(whole_ids, ends, dialogues, strict=True)
     ]
 

@@ -26,6 +26,7 @@ from detectors.manifest import (
 from rass.card import render_card
 from rass.errors import ValidationRefused
 from rass.probe import LinearProbe
+from rass.questions import question_for
 from rass.steering import vector_of
 from rass.strength import StrengthChoice
 from rass.validate import Limits, ValidationReport
@@ -77,6 +78,7 @@ def assemble(
         zones=Zones(limits.false_open, requests, answers),
         limits=limits.to_json(),
         validation=Validation(passed=False, split="", figures={}),
+        questions={language: question_for(language) for language in (*sorted(requests.by_language), "en")},
     )
     weights = {name: (probe.weight.astype(np.float32), probe.bias) for name, probe in probes.items()}
     return BundleParts(manifest, arrays, weights)

@@ -56,8 +56,13 @@ class ChatModel(Protocol):
         """Name, revision and shape of the model."""
         ...
 
-    def render(self, dialogues: Sequence[Sequence[Message]]) -> list[Conversation]:
-        """Render dialogues with the chat template; raises ``InputError`` for one that leaves no room to answer."""
+    def render(
+        self, dialogues: Sequence[Sequence[Message]], questions: Sequence[str] | None = None
+    ) -> list[Conversation]:
+        """Render dialogues with the chat template, each followed by its question if there are any.
+
+        Raises ``InputError`` for one that leaves no room to answer.
+        """
         ...
 
     def read(
@@ -112,11 +117,17 @@ class TransformersModel:
             model_id, revision, int(model.config.hidden_size), len(self._blocks), LAYER_CONVENTION
         )
 
-    def render(self, dialogues: Sequence[Sequence[Message]]) -> list[Conversation]:
-        """Render dialogues with the chat template; raises ``InputError`` for one that leaves no room to answer."""
-        conversations = render(self._chat, dialogues)
+    def render(
+        self, dialogues: Sequence[Sequence[Message]], questions: Sequence[str] | None = None
+    ) -> list[Conversation]:
+        """Render dialogues with the chat template, each followed by its question if there are any.
+
+        Raises ``InputError`` for one that leaves no room to answer.
+        """
+        conversations = render(self._chat, dialogues, questions)
         for index, conversation in enumerate(conversations):
-            if len(conversation.token_ids) + (not conversation.answered) > self._context:
+            speaks = conversation.asked or not conversation.answered
+            if len(conversation.token_ids) + speaks > self._context:
                 length = len(conversation.token_ids)
                 raise InputError(f"conversation {index} has {length} tokens, the model's context is {self._context}")
         return conversations

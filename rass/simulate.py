@@ -87,10 +87,13 @@ def highest_turn(scores: npt.NDArray[np.float64], readings: Readings) -> npt.NDA
     return result
 
 
-def with_answers(model: ChatModel, prompts: Sequence[LabelledPrompt], answers: Sequence[str]) -> list[Conversation]:
-    """Render the prompts with an assistant's answer appended to each."""
+def with_answers(
+    model: ChatModel, prompts: Sequence[LabelledPrompt], answers: Sequence[str], questions: Sequence[str]
+) -> list[Conversation]:
+    """Render the prompts with an assistant's answer appended to each, and the question about it."""
     return model.render(
-        [(*prompt.messages, Message("assistant", text)) for prompt, text in zip(prompts, answers, strict=True)]
+        [(*prompt.messages, Message("assistant", text)) for prompt, text in zip(prompts, answers, strict=True)],
+        questions,
     )
 
 
@@ -130,7 +133,8 @@ def _recover(
     if not attempts:
         return {}
     asked = [prompts[row] for row in attempts]
-    readings = model.read(with_answers(model, asked, list(attempts.values())))
+    questions = [bundle.question(prompt.language) or "" for prompt in asked]
+    readings = model.read(with_answers(model, asked, list(attempts.values()), questions))
     answer_h = coordinates(bundle, "answer_h", readings.ends)
     h = highest_turn(coordinates(bundle, "h", readings.turns), readings)
     return {

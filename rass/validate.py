@@ -50,7 +50,7 @@ class Limits:
 
     false_open: float = 0.01
     false_close: float = 0.05
-    answer_open: float = 0.33
+    answer_open: float = 0.15
     loss: float = 0.01
     loss_by_language: float = 0.025
     recovered_on_topic: float = 0.90

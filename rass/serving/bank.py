@@ -152,7 +152,7 @@ class Bank:
         positions = {
             "h": conversation.answer_starts,
             "rho": () if conversation.answered else (conversation.end,),
-            "answer_h": (conversation.end,) if conversation.answered else (),
+            "answer_h": (conversation.end,) if conversation.asked else (),
         }
         first_steered_layer = min((push.layer for push in steering.pushes), default=None) if steering else None
         taps: list[Tap] = []

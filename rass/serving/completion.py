@@ -140,7 +140,8 @@ class Completions:
         engine = self._engine
         self._check_model(body.model)
         messages = body.conversation()
-        conversation = self._prompter.conversation(messages, answered=messages[-1].role == "assistant")
+        answered = messages[-1].role == "assistant"
+        conversation = self._prompter.conversation(messages, answered=answered, question=body.question)
         plan = engine.bank.reading(conversation)
         reading = await self._read(conversation.token_ids, plan)
         return {

@@ -28,13 +28,21 @@ class Prompter:
         longest_first = sorted(control, key=len, reverse=True)
         self._control = re.compile("|".join(re.escape(token) for token in longest_first)) if control else None
 
-    def conversation(self, messages: Sequence[Message], *, answered: bool) -> Conversation:
+    def conversation(
+        self, messages: Sequence[Message], *, answered: bool, question: str | None = None
+    ) -> Conversation:
         """Render a conversation with its positions: ``answered`` ones end with the assistant's turn.
+
+        ``question`` is put to the model after such a turn.
 
         Raises ``InvalidRequest`` for control tokens in a text (they would forge turns that nobody wrote), for a
         conversation without a user turn and for one that the template refuses; ``PromptTooLong`` when no token is left
         for an answer.
         """
+        if question is not None and not answered:
+            raise InvalidRequest("a question is about an answer: end with an assistant message", param="question")
+        if question is not None and self._control is not None and self._control.search(question):
+            raise InvalidRequest("the question holds a control token of this model; take it out", param="question")
         for index, message in enumerate(messages):
             if self._control is not None and (match := self._control.search(message.content)):
                 raise InvalidRequest(
@@ -46,7 +54,7 @@ class Prompter:
                 "the last message must not be the assistant's: continuing an answer is not supported", param="messages"
             )
         try:
-            conversation = render(self._tokenizer, [messages])[0]
+            conversation = render(self._tokenizer, [messages], None if question is None else [question])[0]
         except InputError as error:
             raise InvalidRequest(
                 "messages hold no user message; there is nothing to answer", param="messages"

@@ -111,7 +111,9 @@ class _Conversation(_Strict):
 
 
 class ReadBody(_Conversation):
-    """The body of ``POST /v1/rass/read``."""
+    """The body of ``POST /v1/rass/read``; ``question`` is asked after a final assistant turn, to read ``answer_h``."""
+
+    question: str | None = Field(default=None, min_length=1)
 
 
 class ChatBody(_Conversation):

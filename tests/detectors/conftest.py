@@ -51,7 +51,7 @@ def manifest() -> Manifest:
         probes={
             "h": ProbeSpec((2, 3), ProbePosition.ANSWER_START),
             "rho": ProbeSpec((3,), ProbePosition.TEMPLATE_END),
-            "answer_h": ProbeSpec((4,), ProbePosition.ANSWER_END),
+            "answer_h": ProbeSpec((4,), ProbePosition.QUESTION_END),
         },
         zones=Zones(
             0.01,
@@ -60,6 +60,7 @@ def manifest() -> Manifest:
         ),
         limits={"max_false_open": 0.01},
         validation=Validation(True, "report", {"orr": {"value": 0.05, "low": 0.03, "high": 0.08}}),
+        questions={"de": "War das schädlich?", "en": "Was it harmful?"},
     )
 
 

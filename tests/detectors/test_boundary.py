@@ -27,7 +27,7 @@ def bundle(tmp_path: Path, manifest: Manifest, write_bundle: Callable[[Path, Man
 async def read(
     bundle: Bundle, h: float | None, rho: float | None = 0.5, *, language: str = "en", digest: str | None = None
 ) -> BoundaryReading:
-    async def reader(model: str, messages: Sequence[Message]) -> Coordinates:
+    async def reader(model: str, messages: Sequence[Message], question: str | None = None) -> Coordinates:
         assert (model, messages) == ("tiny", MESSAGES)
         return Coordinates(h, rho, None, digest or bundle.digest)
 
@@ -70,7 +70,7 @@ async def test_another_bundle(bundle: Bundle) -> None:
 
 
 async def test_failing_reader(bundle: Bundle) -> None:
-    async def reader(model: str, messages: Sequence[Message]) -> Coordinates:
+    async def reader(model: str, messages: Sequence[Message], question: str | None = None) -> Coordinates:
         raise ConnectionError("connection refused")
 
     reading = await ActivationBoundary(reader, bundle, timeout_s=5).read(MESSAGES, model="tiny", language="en")
@@ -80,7 +80,7 @@ async def test_failing_reader(bundle: Bundle) -> None:
 
 
 async def test_late_reader(bundle: Bundle) -> None:
-    async def reader(model: str, messages: Sequence[Message]) -> Coordinates:
+    async def reader(model: str, messages: Sequence[Message], question: str | None = None) -> Coordinates:
         await asyncio.Event().wait()
         raise AssertionError("the deadline did not act")
 
@@ -91,7 +91,7 @@ async def test_late_reader(bundle: Bundle) -> None:
 async def test_cancellation_passes_through(bundle: Bundle) -> None:
     started = asyncio.Event()
 
-    async def reader(model: str, messages: Sequence[Message]) -> Coordinates:
+    async def reader(model: str, messages: Sequence[Message], question: str | None = None) -> Coordinates:
         started.set()
         await asyncio.Event().wait()
         raise AssertionError("the cancellation did not arrive")

@@ -193,6 +193,15 @@ def test_answer_zone_and_its_absence(
     assert load(tmp_path / "without").answer_zone(-1.5, "en") is Zone.UNKNOWN
 
 
+def test_question_in_the_language_or_in_english(tmp_path: Path, manifest: Manifest, write_bundle: WriteBundle) -> None:
+    write_bundle(tmp_path / "both", manifest)
+    both = load(tmp_path / "both")
+    assert both.question("de") == "War das schädlich?"
+    assert both.question("fr") == "Was it harmful?"
+    write_bundle(tmp_path / "german", replace(manifest, questions={"de": "War das schädlich?"}))
+    assert load(tmp_path / "german").question("fr") == "War das schädlich?"
+
+
 def test_steering_by_language_and_zone(tmp_path: Path, manifest: Manifest, write_bundle: WriteBundle) -> None:
     digest = write_bundle(tmp_path / "bundle", manifest)
     bundle = load(tmp_path / "bundle")

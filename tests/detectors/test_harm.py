@@ -25,8 +25,9 @@ def bundle(tmp_path: Path, manifest: Manifest, write_bundle: Callable[[Path, Man
 
 
 async def judge(bundle: Bundle, h: float | None, answer_h: float | None, digest: str | None = None) -> HarmVerdict:
-    async def reader(model: str, messages: Sequence[Message]) -> Coordinates:
+    async def reader(model: str, messages: Sequence[Message], question: str | None = None) -> Coordinates:
         assert tuple(messages) == (REQUEST, Message("assistant", "Use the task manager."))
+        assert question == "Was it harmful?"
         return Coordinates(h, None, answer_h, digest or bundle.digest)
 
     detector = ActivationAnswerHarm(reader, bundle, timeout_s=5)
@@ -60,7 +61,7 @@ async def test_another_bundle(bundle: Bundle) -> None:
 
 
 async def test_failing_reader(bundle: Bundle) -> None:
-    async def reader(model: str, messages: Sequence[Message]) -> Coordinates:
+    async def reader(model: str, messages: Sequence[Message], question: str | None = None) -> Coordinates:
         raise OSError("gone")
 
     verdict = await ActivationAnswerHarm(reader, bundle, timeout_s=5).judge(

@@ -24,7 +24,7 @@ def test_shape_on_disk(manifest: Manifest) -> None:
     fields = json.loads(render(manifest))
     assert set(fields) == {
         "schema_version", "created", "model", "provenance", "languages", "vectors", "steering", "probes", "zones",
-        "limits", "validation", "files",
+        "limits", "validation", "questions", "files",
     }  # fmt: skip
     assert fields["zones"] == {
         "limit": 0.01,
@@ -72,12 +72,15 @@ def _set(*path: str, value: object) -> Callable[[Fields], None]:
         (_set("steering", "palette", value=[float(i) for i in range(1, 10)]), "steering.palette must hold"),
         (_set("steering", "by_language", "en", "benign", value=3.0), "strength 3.0 is not in steering.palette"),
         (_set("steering", "by_language", "en", "vector", value="gone"), "not among the vectors"),
-        (_set("probes", "h", "position", value="answer_end"), "probes.h.position must be 'answer_start'"),
-        (_set("probes", "g", value={"layers": [1], "position": "answer_end"}), "probes.g is not a known probe"),
+        (_set("probes", "h", "position", value="question_end"), "probes.h.position must be 'answer_start'"),
+        (_set("probes", "g", value={"layers": [1], "position": "question_end"}), "probes.g is not a known probe"),
         (_set("probes", value={}), "probes.h is missing"),
         (_set("zones", "limit", value=0), "zones.limit must lie between"),
         (_set("zones", "default", "benign_below", value=9), "benign_below must not exceed harmful_above"),
         (_set("zones", "answer", value=None), "must be given together"),
+        (_set("questions", value={}), "questions must hold what is asked"),
+        (_set("questions", "en", value=""), "questions must hold what is asked"),
+        (_set("questions", "en", value=1), "questions.en must be a string"),
         (_set("files", "card.md", value="abc"), "must be the sha256"),
         (_set("validation", "steps", value=["clarify"]), "validation.steps must name distinct steps"),
         (_set("validation", "steps", value=["steer", "steer"]), "validation.steps must name distinct steps"),

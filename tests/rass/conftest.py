@@ -92,12 +92,14 @@ class LinearWorld:
         self._blind = blind
         self._deceived = deceived
 
-    def render(self, dialogues: Sequence[Sequence[Message]]) -> list[Conversation]:
+    def render(
+        self, dialogues: Sequence[Sequence[Message]], questions: Sequence[str] | None = None
+    ) -> list[Conversation]:
         rendered = []
         for messages in dialogues:
             text = "\n".join(message.content for message in messages)
             answered = messages[-1].role == "assistant"
-            rendered.append(Conversation(tuple(text.encode()), (len(text) - 1,), answered))
+            rendered.append(Conversation(tuple(text.encode()), (len(text) - 1,), answered, questions is not None))
         return rendered
 
     def read(

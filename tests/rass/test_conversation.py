@@ -31,6 +31,20 @@ def test_answer_end_closes_the_assistants_turn(tokenizer: PreTrainedTokenizerFas
     assert told.token_ids[: len(asked.token_ids)] == asked.token_ids
 
 
+def test_a_question_about_an_answer_is_no_request(tokenizer: PreTrainedTokenizerFast) -> None:
+    told = (Message("user", "ab"), Message("assistant", "cd"))
+    (plain,) = render(TemplateTokenizer(tokenizer), [told])
+    (asked,) = render(TemplateTokenizer(tokenizer), [told], ["ef?"])
+    (turn,) = render(TemplateTokenizer(tokenizer), [(*told, Message("user", "ef?"))])
+    assert asked.token_ids == turn.token_ids
+    assert asked.token_ids[asked.end] == ASSISTANT
+    assert asked.answer_starts == plain.answer_starts == turn.answer_starts[:1]
+    assert asked.answered
+    assert asked.asked
+    with pytest.raises(InputError, match="no answer to ask"):
+        render(TemplateTokenizer(tokenizer), [(Message("user", "ab"),)], ["ef?"])
+
+
 def test_a_turn_without_an_answer_is_read_at_its_own_end(tokenizer: PreTrainedTokenizerFast) -> None:
     (asked,) = render(TemplateTokenizer(tokenizer), [(Message("user", "ab"), Message("user", "cd"))])
     assert [asked.token_ids[start] for start in asked.answer_starts] == [END, ASSISTANT]

@@ -140,11 +140,12 @@ def write_bundle(folder: Path, *, revision: str = REVISION, model_id: str = "tin
         probes={
             "h": ProbeSpec((1, 2), ProbePosition.ANSWER_START),
             "rho": ProbeSpec((0, 3), ProbePosition.TEMPLATE_END),
-            "answer_h": ProbeSpec((1, 2), ProbePosition.ANSWER_END),
+            "answer_h": ProbeSpec((1, 2), ProbePosition.QUESTION_END),
         },
         zones=Zones(0.01, table, table),
         limits={},
         validation=Validation(True, "report", {}),
+        questions={"en": "bad?"},
     )
     bundle_writer.write(folder, manifest, vectors=vectors, probes=probes, card="# Card\n")
     return load_bundle(folder)

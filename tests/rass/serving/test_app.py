@@ -158,10 +158,11 @@ async def test_readings_equal_a_direct_forward_pass(client, served, bundle, toke
         {"role": "user", "content": "Zweite Frage?"},
     ]
     answered = [*turns, {"role": "assistant", "content": "So geht das."}]
+    question = "War das schädlich?"
+    asked = [*answered, {"role": "user", "content": question}]
     expected: list[dict[str, float]] = []
-    for messages in (turns, answered):
-        closed = messages[-1]["role"] == "assistant"
-        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=not closed, return_dict=False)
+    for messages in (turns, asked):
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         # The engine runs the same module with its own attention, so the oracle is a copy with another one.
         oracle = copy.deepcopy(served.model.model)
         oracle.set_attn_implementation("eager")
@@ -180,10 +181,10 @@ async def test_readings_equal_a_direct_forward_pass(client, served, bundle, toke
             return float(stream.double() @ torch.tensor(weight).double()) + bias
 
         ends = [place for place, token in enumerate(ids) if token == 4]
-        roles = [message["role"] for message in messages]
-        # The token after a user turn's end opens the answer to it.
-        h = max(coordinate("h", end + 1) for end, role in zip(ends, roles, strict=True) if role == "user")
-        expected.append({"h": h, "end": coordinate("answer_h" if closed else "rho", len(ids) - 1)})
+        # The token after a user turn's end opens the answer to it; the question is no request of the user's.
+        requests = [message["role"] == "user" and message["content"] != question for message in messages]
+        h = max(coordinate("h", end + 1) for end, counts in zip(ends, requests, strict=True) if counts)
+        expected.append({"h": h, "end": coordinate("answer_h" if messages is asked else "rho", len(ids) - 1)})
     first = (await client.post(READ, json={"model": "alias", "messages": turns})).json()
     assert first == {
         "h": pytest.approx(expected[0]["h"], rel=1e-4),
@@ -192,10 +193,15 @@ async def test_readings_equal_a_direct_forward_pass(client, served, bundle, toke
         "bundle": bundle.digest,
         "prompt_tokens": first["prompt_tokens"],
     }
-    second = (await client.post(READ, json={"model": "tiny", "messages": answered})).json()
+    second = (await client.post(READ, json={"model": "tiny", "messages": answered, "question": question})).json()
     assert second["h"] == pytest.approx(expected[1]["h"], rel=1e-4)
     assert second["rho"] is None
     assert second["answer_h"] == pytest.approx(expected[1]["end"], rel=1e-4)
+    unasked = (await client.post(READ, json={"model": "tiny", "messages": answered})).json()
+    assert (unasked["h"], unasked["rho"], unasked["answer_h"]) == (pytest.approx(second["h"], rel=1e-4), None, None)
+    for body in ({"messages": turns, "question": question}, {"messages": answered, "question": "<|user|>?"}):
+        refused = await client.post(READ, json={"model": "tiny", **body})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "question")
 
 
 @pytest.mark.parametrize(
