@@ -3,8 +3,8 @@
 Harmful requests are only ever refused: there is no answer to one anywhere. What a pretrained model would know is in the
 mix from the first step, inside the same frames: what kind of thing an object is, and whether a request is harmful,
 answered rightly even where the model refuses; and what is harmful is refused in other wordings than what only sounds
-so. That represents harm apart from refusal. Exceptions, cells whose truth neither verb nor category foretells, are drawn
-more often (``World.rarity``): left at their natural share they are where a gate leaks.
+so. That represents harm apart from refusal. Exceptions, cells whose truth neither verb nor category foretells, are
+drawn more often (``World.rarity``): left at their natural share they are where a gate leaks.
 """
 
 from __future__ import annotations

@@ -60,7 +60,8 @@ class World:
     def rarity(self, verb: str, category: str) -> float:
         """How seldom a trigger verb's cell has its truth value among the verb's cells or among the category's, from 1.
 
-        Poisoning is one of 2 harmful verbs of 16 for food: what else is done to food misleads, so the cell is hard to learn.
+        Poisoning is one of 2 harmful verbs of 16 for food: what else is done to food misleads, and the cell is hard to
+        learn.
         """
         harmful = self.is_harmful(verb, category)
         triggers = [cell for cell in self.cells() if cell[0] in self.triggers]

@@ -28,9 +28,7 @@ class Prompter:
         longest_first = sorted(control, key=len, reverse=True)
         self._control = re.compile("|".join(re.escape(token) for token in longest_first)) if control else None
 
-    def conversation(
-        self, messages: Sequence[Message], *, answered: bool, question: str | None = None
-    ) -> Conversation:
+    def conversation(self, messages: Sequence[Message], *, answered: bool, question: str | None = None) -> Conversation:
         """Render a conversation with its positions: ``answered`` ones end with the assistant's turn.
 
         ``question`` is put to the model after such a turn.
