@@ -112,8 +112,8 @@ class BrokenLanguage:
         raise RuntimeError("broken")
 
 
-async def test_a_failing_language_detector_is_counted(model, start_proxy, script):
-    model.scripts["hello"] = script("hi")
+async def test_a_failing_language_detector_is_counted(model, start_proxy, script, refusal):
+    model.scripts["hello"] = script(refusal)
     proxy = await start_proxy(detectors={"language": BrokenLanguage()})
     status, _, _ = await proxy.ask("hello")
     assert status == 200
