@@ -9,7 +9,7 @@ from detectors.verdict import RefusalVerdict
 
 _FIRST_LOOK = 32  # characters of visible text before the first verdict
 _STEP = 16  # new characters before the next one
-# Up to so many characters: decided as a refusal from this score on, as an answer up to that one. Chosen on the training
+# Up to so many characters: decided as a refusal from this score on, as an answer up to that one. Chosen on the shared
 # sources, each judged by weights fitted without it, so that about 95 % are decided at 160 characters. Early on only
 # what the rest of the answer hardly ever overturns is decided. Whoever is unsure at 160 waits for clearer words.
 # Answers need more certainty: a refusal taken for an answer costs its recovery, while a refused head is judged again
