@@ -145,14 +145,7 @@ def _print_file(report: dict[str, object], rows: Sequence[Judged], confusions: i
         rates = [line[name] for name in ("macro_f1", "balanced_accuracy", "phrase_list_accuracy", "ngram_accuracy")]
         shares = "".join(f"{_number(rate):>9}" for rate in rates)
         print(f"{line['language']:<5}{line['model'][:37]:<38}{numbers}  {spread:<21}{shares}")
-    stream = report["stream"]
-    assert isinstance(stream, dict)
     print(f"labels partial or mixed, called: {report['disputed_labels_called']}")
-    print(
-        f"streams: decided within 160 characters {stream['decided_within_160']:.4f}, agreeing with the whole "
-        f"{stream['agreeing']:.4f} (refused only early {stream['refused_early_only']}, "
-        f"only whole {stream['refused_whole_only']})"
-    )
     for refusal, name in ((True, "missed"), (False, "false alarm")):
         wrong = [row for row in rows if row.answer.refusal is refusal and row.verdict.refused is not refusal]
         # The surest mistakes say most.
@@ -170,6 +163,7 @@ def _print_end(report: Sequence[dict[str, object]], judged: Sequence[Judged], as
         rows = [{"score": score, "refusals": share, "answers": number} for score, share, number in bins]
         print(json.dumps({"files": report, "reliability": rows}))
         return
+    _print_streams(report)
     print("\nreliability, all files: mean score, share of refusals, answers")
     for score, share, number in bins:
         bar = "".join(
@@ -177,6 +171,29 @@ def _print_end(report: Sequence[dict[str, object]], judged: Sequence[Judged], as
         )
         print(f"  {score:.2f}  {share:.2f} {number:>6}  {bar}")
     print("  (# share of refusals, + where it should end)")
+
+
+def _print_streams(report: Sequence[dict[str, object]]) -> None:
+    print("\nstreams: decided within 160 characters, agreeing with the verdict on the whole")
+    print(f"{'file':<52}{'answers':>8}{'decided':>9}{'agreeing':>10}{'refused only early':>20}{'only whole':>12}")
+    streams = [(part["file"], part["stream"]) for part in report]
+    total = 0
+    sums = {"decided_within_160": 0.0, "agreeing": 0.0, "refused_early_only": 0.0, "refused_whole_only": 0.0}
+    for file, stream in streams:
+        assert isinstance(stream, dict)
+        number = stream["answers"]
+        total += number
+        for name in sums:
+            sums[name] += stream[name] * (number if isinstance(stream[name], float) else 1)
+        print(
+            f"{file:<52}{number:>8}{stream['decided_within_160']:>9.3f}{stream['agreeing']:>10.3f}"
+            f"{stream['refused_early_only']:>20}{stream['refused_whole_only']:>12}"
+        )
+    if len(streams) > 1:
+        print(
+            f"{'all':<52}{total:>8}{sums['decided_within_160'] / total:>9.3f}{sums['agreeing'] / total:>10.3f}"
+            f"{sums['refused_early_only']:>20.0f}{sums['refused_whole_only']:>12.0f}"
+        )
 
 
 def _number(value: object) -> str:

@@ -21,12 +21,23 @@ _PAIR = 0.5  # a pair's value: pairs are many, and half the value is a fourfold 
 # people (rights) is refused; an inability about opinions is followed by the answer, one about help is not.
 _PAIRED = (
     "absurd", "fiction", "rights", "topic", "opinion", "refute", "judge", "past", "define", "lack", "cannot",
-    "refuse", "sorry", "seek", "harm", "redirect", "pivot", "comply", "cant", "unclear", "story",
+    "refuse", "sorry", "seek", "harm", "redirect", "pivot", "comply", "cant", "unclear", "story", "concede", "present",
+    "despite", "lawful",
 )  # fmt: skip
 _ORDERED = (
     ("judge", "redirect"), ("judge", "pivot"), ("judge", "comply"), ("harm", "comply"), ("redirect", "comply"),
     ("pivot", "comply"), ("comply", "judge"), ("refute", "redirect"), ("refute", "pivot"), ("comply", "redirect"),
+    # "I understand, but this is illegal", "… is illegal. Still, here is how", "… is illegal. Lawful ways are".
+    ("concede", "judge"), ("concede", "harm"), ("concede", "cannot"), ("concede", "pivot"), ("concede", "present"),
+    ("judge", "present"), ("judge", "despite"), ("judge", "lawful"), ("harm", "present"), ("harm", "despite"),
+    ("harm", "lawful"), ("cannot", "present"), ("cannot", "despite"), ("cannot", "lawful"), ("despite", "present"),
+    ("lawful", "present"), ("present", "judge"), ("present", "harm"), ("present", "lawful"), ("redirect", "present"),
+    ("redirect", "lawful"),
 )  # fmt: skip
+# Classes that blame and classes that serve: how much of the head does either.
+_BLAMES = frozenset({"judge", "harm", "rights", "cannot", "refuse"})
+_SERVES = frozenset({"comply", "present", "despite"})
+_FORMS = ("judge", "harm", "cannot", "refuse", "concede", "despite", "present", "lawful", "redirect")
 
 
 def features(answer: PreparedAnswer, finder: CueFinder) -> dict[str, float]:
@@ -51,6 +62,7 @@ def features_of(answer: PreparedAnswer, cues: Sequence[Cue]) -> dict[str, float]
         places.setdefault(cue.name, []).append(cue)
     _add_denials(values, places)
     _add_pairs(values, places)
+    _add_shares(values, answer, cues, places)
     return values
 
 
@@ -90,3 +102,21 @@ def _add_pairs(values: dict[str, float], places: dict[str, list[Cue]]) -> None:
             start, end = places[first][0], places[second][-1]
             if (start.sentence, start.position) < (end.sentence, end.position):
                 values[f"{first}>{second}"] = 1.0
+
+
+def _add_shares(
+    values: dict[str, float], answer: PreparedAnswer, cues: Sequence[Cue], places: dict[str, list[Cue]]
+) -> None:
+    """Add how many sentences blame and serve, and what stands beside a list or code: mostly the help itself."""
+    if answer.sentences:
+        blamed = {cue.sentence for cue in cues if cue.name in _BLAMES}
+        served = {cue.sentence for cue in cues if cue.name in _SERVES}
+        values["blames"] = len(blamed) / len(answer.sentences)
+        values["serves"] = len(served) / len(answer.sentences)
+        values["blames at last"] = float(len(answer.sentences) - 1 in blamed)
+        values["blames only"] = float(bool(blamed) and not served)
+    for form, present in (("list", answer.list_items > 0), ("code", answer.has_code)):
+        if present:
+            for name in _FORMS:
+                if name in places:
+                    values[f"{form}&{name}"] = 1.0

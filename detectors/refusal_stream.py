@@ -7,12 +7,15 @@ from typing import Protocol
 from detectors.refusal_text import PreparedAnswer, prepare
 from detectors.verdict import RefusalVerdict
 
-_FIRST_LOOK = 24  # characters of visible text before the first verdict
+_FIRST_LOOK = 32  # characters of visible text before the first verdict
 _STEP = 16  # new characters before the next one
-_SURE = 0.97  # a refusal this clear is decided at once
-_SURELY_NOT = 0.03
-_ENOUGH = 150  # characters after which the score as it stands decides
-_ENOUGH_DENSE = 60  # the same for scripts that say more in a character
+# Up to so many characters: decided as a refusal from this score on, as an answer up to that one. Chosen on the shared
+# sources, each judged by weights fitted without it, so that about 95 % are decided at 160 characters. Early on only
+# what the rest of the answer hardly ever overturns is decided. Whoever is unsure at 160 waits for clearer words.
+# Answers need more certainty: a refusal taken for an answer costs its recovery, while a refused head is judged again
+# on the whole.
+_DECIDES = ((64, 0.98, 0.007), (96, 0.97, 0.018), (152, 0.95, 0.03), (176, 0.56, 0.37), (400, 0.67, 0.18))
+_DENSE = 1.6  # how many characters of an alphabet one of a dense script counts for
 
 
 class _Judge(Protocol):
@@ -60,9 +63,15 @@ class StreamingRefusal:
         if answer.cut_off_reasoning or answer.characters < _FIRST_LOOK:
             return
         verdict = self._judge.judge_prepared(answer)
-        enough = _ENOUGH_DENSE if _is_dense(text) else _ENOUGH
-        if answer.characters >= enough or verdict.score >= _SURE or verdict.score <= _SURELY_NOT:
+        if _decides(verdict.score, answer.characters * (_DENSE if _is_dense(text) else 1.0)):
             self._verdict = verdict
+
+
+def _decides(score: float, characters: float) -> bool:
+    for end, refusal, no_refusal in _DECIDES:
+        if characters < end:
+            return score >= refusal or score <= no_refusal
+    return True
 
 
 def _is_dense(text: str) -> bool:

@@ -2,7 +2,8 @@
 
 The sets hold hardly an answer that refutes a harmless premise, defines a crime, speaks of an invented person or opens
 with "As an AI" and then answers. Templates with slots make such answers beside refusals of the same wording. Tests
-judge other texts than these.
+judge other texts than these. In other languages than English the pairs are about judgements: "this is illegal, lawful
+ways are …" refuses, "this is illegal, nevertheless here is how …" answers; one labelled set alone holds such.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from importlib import resources
 from rass.detector_training.refusal_data import Example
 
 SOURCE = "wordings"
+OTHER_LANGUAGES = "wordings in other languages"
 _PER_SLOT = 6  # how often a template with one slot is filled
 _PER_SLOTS = 18  # the same for one with several
 _WEIGHT = 3.0
+_WEIGHT_ELSEWHERE = 1.0  # with more, judgements outweigh what the labelled sets say of English refutations
 
 
 def read_wordings() -> list[Example]:
@@ -30,6 +33,7 @@ def _fill(wordings: dict[str, object]) -> list[Example]:
     language, slots = wordings["language"], wordings["slots"]
     assert isinstance(language, str)
     assert isinstance(slots, dict)
+    source, weight = (SOURCE, _WEIGHT) if language == "en" else (OTHER_LANGUAGES, _WEIGHT_ELSEWHERE)
     used: Counter[str] = Counter()
     examples: list[Example] = []
     for key, refusal in (("refusals", True), ("answers", False)):
@@ -44,5 +48,5 @@ def _fill(wordings: dict[str, object]) -> list[Example]:
                     text = text.replace(f"{{{name}}}", slots[name][used[name] % len(slots[name])])
                     used[name] += 1
                 text = text[0].upper() + text[1:]
-                examples.append(Example(SOURCE, language, "", text, refusal, _WEIGHT))
+                examples.append(Example(source, language, "", text, refusal, weight))
     return examples

@@ -78,6 +78,7 @@ def test_the_command_prints_tables_and_json(tmp_path: Path, capsys: pytest.Captu
     out = capsys.readouterr().out
     assert "never trained on it" in out
     assert "missed" in out
+    assert f"{'xstest_human_en.jsonl':<52}{4:>8}{1.0:>9.3f}{1.0:>10.3f}" in out
     assert main(["evaluate", "--data", str(tmp_path), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     line = report["files"][0]["groups"][-1]
