@@ -79,7 +79,7 @@ def way_of(body: Mapping[str, Any]) -> str:
         return "fallback"
     if "steer" in body.get("rass", {}):
         return "steer"
-    noted = any(str(turn["content"]).endswith(note) for turn in body["messages"] for note in notes)
+    noted = any(str(turn.get("content")).endswith(note) for turn in body["messages"] for note in notes)
     return "clarify" if noted else "plain"
 
 
