@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +14,7 @@ from rich.console import Console
 from proxy.demo import OVER_REFUSED, curl_to_try, demo_requests, print_demo, run_demo, served_model_id
 from proxy.dependencies import REFERENCE
 from proxy.exchange import Mode
+from proxy.exchange_log import logger as exchange_logger
 from proxy.served_model import ServedModel, running_model
 from proxy.server import ending_on_signals, listen, run_loop, running_server, url_of
 from proxy.settings import Settings
@@ -69,12 +73,25 @@ async def _show(model_url: str, proxy_url: str, *, demo: bool, console: Console)
     requests = demo_requests()
     model = await served_model_id(model_url)
     if demo:
-        print_demo(await run_demo(model_url, proxy_url, requests), console)
+        with _no_exchange_lines():
+            rows = await run_demo(model_url, proxy_url, requests)
+        print_demo(rows, console)
     recovered = next((request for request in requests if request.kind == OVER_REFUSED), requests[0])
     # soft_wrap: the command must survive being copied.
     console.print("try it:", curl_to_try(proxy_url, model, recovered), soft_wrap=True, highlight=False, markup=False)
     console.print(f"proxy         {proxy_url}/v1  (mode recover), metrics {proxy_url}/metrics", highlight=False)
     console.print(f"served model  {model_url}/v1\nCtrl-C ends both.", highlight=False)
+
+
+@contextmanager
+def _no_exchange_lines() -> Iterator[None]:
+    """Keep the table's own requests out of the log: the table says more about them."""
+    level = exchange_logger.level
+    exchange_logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        exchange_logger.setLevel(level)
 
 
 async def _died(model: ServedModel) -> None:
