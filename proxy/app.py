@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 
+from proxy.canary_watch import CanaryWatch, build_canary
 from proxy.dependencies import Dependencies
 from proxy.exchange import Mode
 from proxy.gate import Gate
@@ -26,7 +27,7 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
     ledger = Ledger(deps.metrics, deps.audit)
     recovery = Recovery(
         settings.recovery,
-        upstream=deps.upstream,
+        steered_upstream=deps.pair or deps.upstream,
         dialect=deps.dialect,
         plan=deps.plan,
         observer=observer,
@@ -54,9 +55,16 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
     for mode in Mode:
         deps.metrics.mode.labels(mode).set(mode is settings.mode)
 
+    probe = build_canary(settings, deps)
+    canary = None if probe is None else CanaryWatch(settings.canary, probe, deps.metrics)
+
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        if canary is not None:
+            canary.start()
         yield
+        if canary is not None:
+            await canary.stop()
         await deps.close()
 
     return Starlette(
@@ -66,6 +74,7 @@ def create_app(settings: Settings, deps: Dependencies) -> Starlette:
             upstream=deps.upstream,
             metrics=deps.metrics,
             check=ReadinessCheck(settings, deps.upstream, deps.bundle),
+            canary=canary,
         ),
         lifespan=lifespan,
     )

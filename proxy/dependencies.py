@@ -16,7 +16,8 @@ from proxy.metrics import Metrics
 from proxy.recovery import SteeringPlan
 from proxy.settings import Settings
 from proxy.signals import Detectors
-from proxy.steering import Dialect, DialectName, dialect
+from proxy.steering import Dialect, DialectName
+from proxy.steering.choice import choose_dialect, expressed_plan
 from proxy.upstream.protocol import Upstream
 
 REFERENCE = "reference"
@@ -24,7 +25,11 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """Everything with an outside or a cost; ``bundle`` is ``None`` where there is none to hold the upstream against."""
+    """Everything with an outside or a cost.
+
+    ``bundle`` is ``None`` where there is none to hold the upstream against; ``pair`` is the steered server where it is
+    another one than ``upstream``.
+    """
 
     upstream: Upstream
     metrics: Metrics
@@ -32,6 +37,7 @@ class Dependencies:
     dialect: Dialect
     plan: SteeringPlan
     bundle: Bundle | None = None
+    pair: Upstream | None = None
     audit: Audit | None = None
     closing: AsyncExitStack = field(default_factory=AsyncExitStack)
 
@@ -66,7 +72,7 @@ def load_bundle(settings: Settings) -> Bundle | None:
         if settings.steering.dialect is DialectName.NONE:
             raise StartupError(
                 "mode recover needs an engine that steers; set steering.dialect to native and serve the model with "
-                "`rass serve-model`, or set mode to observe"
+                "`rass serve-model`, to another engine's dialect (docs/engines.md), or set mode to observe"
             )
     return bundle
 
@@ -97,6 +103,11 @@ async def build_dependencies(settings: Settings) -> Dependencies:
             closing.push_async_callback(judging.close)
         key = settings.upstream.api_key
         secret = None if key is None else key.get_secret_value()
+        pair: Upstream | None = None
+        if settings.steering.dialect is DialectName.PAIR and settings.steering.pair_url is not None:
+            pair = HttpUpstream(settings.upstream.model_copy(update={"url": settings.steering.pair_url}), metrics)
+            closing.push_async_callback(pair.close)
+        dialect = choose_dialect(settings, bundle)
         reader = reader_over(PostOverUpstream(upstream, READ_PATH, secret, purpose="reading"))
         detectors = choose_detectors(settings, bundle, reader=reader, judging=judging, closing=closing)
         audit = open_audit(settings.audit)
@@ -108,9 +119,10 @@ async def build_dependencies(settings: Settings) -> Dependencies:
         upstream=upstream,
         metrics=metrics,
         detectors=detectors,
-        dialect=dialect(settings.steering.dialect),
-        plan=bundle.steering if bundle else nothing_recovers,
+        dialect=dialect,
+        plan=expressed_plan(bundle, dialect) if bundle else nothing_recovers,
         bundle=bundle,
+        pair=pair,
         audit=audit,
         closing=closing,
     )

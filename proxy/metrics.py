@@ -93,6 +93,14 @@ class Metrics:
             buckets=_SLOW,
             registry=self.registry,
         )
+        self.canary_runs = Counter(
+            "rass_canary_runs_total", "Probes of the engine's steering by result.", ("result",), registry=self.registry
+        )
+        self.canary_failing = Gauge(
+            "rass_canary_failing",
+            "1 while the canary holds the mode down to observe because the engine does not steer as it is asked.",
+            registry=self.registry,
+        )
         self.in_flight = Gauge("rass_requests_in_flight", "Chat completions being worked on.", registry=self.registry)
         self.mode = Gauge("rass_mode", "1 for the configured mode.", ("mode",), registry=self.registry)
 

@@ -84,7 +84,7 @@ class Recovery:
         self,
         settings: RecoverySettings,
         *,
-        upstream: Upstream,
+        steered_upstream: Upstream,
         dialect: Dialect,
         plan: SteeringPlan,
         observer: Observer,
@@ -93,7 +93,7 @@ class Recovery:
         stream_limit_bytes: int,
     ) -> None:
         self._settings = settings
-        self._upstream = upstream
+        self._steered_upstream = steered_upstream
         self._dialect = dialect
         self._plan = plan
         self._observer = observer
@@ -146,12 +146,15 @@ class Recovery:
         steering = self._plan(signals.language, signals.zone)
         if steering is None:
             return _Tried(AttemptResult.NOT_STEERED)
-        payload = self._dialect.steered(request.payload, steering)
+        steered = self._dialect.steered(request.payload, steering)
+        if steered is None:
+            return _Tried(AttemptResult.NOT_STEERED)
         # An attempt is a request of its own: with the client's idempotency key the engine could replay the refusal.
         headers = {name: value for name, value in request.headers.items() if name != "idempotency-key"}
+        body = json.dumps(steered.payload).encode()
         try:
-            response = await self._upstream.send(
-                "POST", COMPLETIONS_PATH, headers=headers, body=json.dumps(payload).encode(), purpose="attempt"
+            response = await self._steered_upstream.send(
+                "POST", COMPLETIONS_PATH, headers={**headers, **steered.headers}, body=body, purpose="attempt"
             )
             try:
                 limit = self._stream_limit_bytes if request.stream else self._answer_limit_bytes

@@ -12,9 +12,10 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from proxy.asgi import ClientGone, header_map, read_body, send_reply, while_connected
+from proxy.canary_watch import CanaryWatch
 from proxy.chat_request import parse_chat_request
 from proxy.errors import PathNotRelayed, ProxyError, error_body
-from proxy.exchange import Action, ChatRequest, Reply
+from proxy.exchange import Action, ChatRequest, Mode, Reply
 from proxy.gate import Gate
 from proxy.headers import REQUEST_ID_HEADER, forwarded_headers, request_id_of, returned_headers
 from proxy.metrics import CONTENT_TYPE, Metrics
@@ -29,10 +30,11 @@ logger = logging.getLogger(__name__)
 class ChatCompletions:
     """``POST /v1/chat/completions`` as a plain ASGI application: no framework between the client and the gate."""
 
-    def __init__(self, settings: Settings, *, gate: Gate, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, *, gate: Gate, metrics: Metrics, canary: CanaryWatch | None) -> None:
         self._settings = settings
         self._gate = gate
         self._metrics = metrics
+        self._canary = canary
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. What goes wrong before the first byte is an OpenAI error body."""
@@ -50,7 +52,7 @@ class ChatCompletions:
                     body,
                     headers,
                     request_id=request_id,
-                    configured_mode=self._settings.mode,
+                    configured_mode=mode_in_effect(self._settings, self._canary),
                     allow_client_steering=self._settings.rights.allow_client_steering,
                     api_key=None if key is None else key.get_secret_value(),
                 )
@@ -93,6 +95,11 @@ class _Sent:
         await self._send(message)
 
 
+def mode_in_effect(settings: Settings, canary: CanaryWatch | None) -> Mode:
+    """Return the configured mode, or what the canary leaves of it."""
+    return settings.mode if canary is None else canary.lowered(settings.mode)
+
+
 def build_routes(
     settings: Settings,
     *,
@@ -100,6 +107,7 @@ def build_routes(
     upstream: Upstream,
     metrics: Metrics,
     check: Callable[[], Awaitable[Readiness]],
+    canary: CanaryWatch | None,
 ) -> Sequence[BaseRoute]:
     """Return all routes; the last one answers every unlisted path."""
 
@@ -131,7 +139,14 @@ def build_routes(
         state = await check()
         match state:
             case Ready():
-                return JSONResponse({"status": "ready", "mode": settings.mode, "models": state.models})
+                body: dict[str, object] = {
+                    "status": "ready",
+                    "mode": mode_in_effect(settings, canary),
+                    "models": state.models,
+                }
+                if canary is not None:
+                    body |= {"configured_mode": settings.mode, "canary": canary.report()}
+                return JSONResponse(body)
             case Unreachable() | Mismatch():
                 return JSONResponse({"status": "unavailable", "reason": state.reason}, 503)
 
@@ -147,7 +162,7 @@ def build_routes(
 
     everything = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
     return [
-        Route(COMPLETIONS_PATH, ChatCompletions(settings, gate=gate, metrics=metrics)),
+        Route(COMPLETIONS_PATH, ChatCompletions(settings, gate=gate, metrics=metrics, canary=canary)),
         Route("/v1/models", models),
         Route("/v1/models/{model:path}", models),
         Route("/healthz", healthz),

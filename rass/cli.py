@@ -95,6 +95,12 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts-per-cell", type=int, metavar="N", help="at most N of each (language, kind, verb, ...)"
     )
+    parser.add_argument(
+        "--dialect",
+        default="native",
+        choices=["native", "vllm-lens", "hotwire", "pair"],
+        help="search only what the engine behind this steering dialect can express (default: native)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of folds and samples (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
@@ -113,17 +119,21 @@ def _build(args: argparse.Namespace) -> int:
         _print_plan(args, source.id, source.revision, selection, report)
         return 0
 
+    from detectors.dialects import DialectName
     from rass.artifacts import Run
     from rass.console import ConsoleReporter, result_table
     from rass.model import load_model
     from rass.pipeline import build_bundle, run_key
     from rass.probe import ProbeSettings
     from rass.stages import BuildInputs, BuildSettings
+    from rass.strength import expressible_search
 
     refusals, scorer = _judges(selection)
     model = load_model(source, device=args.device, dtype=args.dtype)
     inputs = BuildInputs(model, selection, report, refusals, scorer)
-    settings = BuildSettings(seed=args.seed, probe=ProbeSettings(seed=args.seed))
+    settings = BuildSettings(
+        seed=args.seed, probe=ProbeSettings(seed=args.seed), strength=expressible_search(DialectName(args.dialect))
+    )
     key = run_key(inputs, settings)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     run = Run(args.runs / f"{source.id.replace('/', '--')}-{name}", key)
@@ -206,6 +216,8 @@ def _command(args: argparse.Namespace) -> str:
     words = ["build-vectors", "--model", args.model if "/" not in args.model else Path(args.model).name]
     if args.selection is not None:
         words += ["--selection", args.selection.name, "--report", args.report.name]
+    if args.dialect != "native":
+        words += ["--dialect", args.dialect]
     if args.prompts_per_cell is not None:
         words += ["--prompts-per-cell", str(args.prompts_per_cell)]
     return " ".join([*words, "--seed", str(args.seed)])

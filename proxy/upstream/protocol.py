@@ -44,8 +44,8 @@ class Upstream(Protocol):
     ) -> UpstreamResponse:
         """Send a request and return once the answer's headers have arrived.
 
-        ``purpose`` (``client``, ``attempt``, ``reading``, ``judge`` or ``check``) labels its metrics. Raises an
-        ``UpstreamError``.
+        ``purpose`` (``client``, ``attempt``, ``reading``, ``judge``, ``canary`` or ``check``) labels its metrics.
+        Raises an ``UpstreamError``.
         """
         ...
 

@@ -18,6 +18,8 @@ NAMES = {
     "rass_upstream_stale_socket_retries": (),
     "rass_hold_back_seconds": ("verdict",),
     "rass_recovery_seconds": (),
+    "rass_canary_runs": ("result",),
+    "rass_canary_failing": (),
     "rass_requests_in_flight": (),
     "rass_mode": ("mode",),
 }
