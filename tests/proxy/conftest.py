@@ -313,6 +313,7 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             url: str | None = None,
             detectors: Mapping[str, Any] | None = None,
             audit: Audit | None = None,
+            dependencies: Mapping[str, Any] | None = None,
             **groups: Any,
         ) -> Proxy:
             values = {"mode": mode, "upstream": {"url": url or model.url}, **groups}
@@ -331,6 +332,7 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             deps = Dependencies(
                 upstream=upstream, metrics=metrics, detectors=chosen, dialect=Native(), plan=plan, audit=audit
             )
+            deps = replace(deps, **(dependencies or {}))
             listener = stack.enter_context(listen("127.0.0.1", 0))
             await stack.enter_async_context(running_app(create_app(settings, deps), listener, drain_timeout_s=1))
             session = await stack.enter_async_context(aiohttp.ClientSession())
