@@ -34,6 +34,7 @@ _DELEGATED = (
     ("serve-model", "rass.serving", "serve a chat model with per-request steering"),
     ("reference", "rass.reference", "make, evaluate or export the reference chat model"),
     ("detector", "rass.detector_training", "train the shipped detectors"),
+    ("export-engine-vectors", "rass.engines", "write a bundle's vectors in the files that another engine loads"),
 )
 
 _SELECTION_PER_PAIR = 6
