@@ -11,7 +11,7 @@ PACKAGES := proxy rass detectors benchmarks
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(ACCELERATOR)
 
-.PHONY: help install run demo test check format bench bundle reference-model lock clean
+.PHONY: help install run demo test test-dialects test-llama-cpp check format bench bundle reference-model lock clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -30,6 +30,15 @@ demo: install ## the table against a proxy that is already up
 
 test: install check ## every check and every test
 	$(BIN)/python -m pytest
+
+test-dialects: install ## what we send to vLLM's steering plugins, held against their published packages
+	$(BIN)/pip install --quiet --upgrade --no-deps --ignore-requires-python --target build/dialects \
+	    hotwire-vllm==0.1.2 vllm-lens==1.3.0 cloudpickle==3.1.3 zstandard==0.25.0
+	RASS_DIALECT_PACKAGES=build/dialects $(BIN)/python -m pytest tests/dialects
+
+test-llama-cpp: install ## a proxy between two real llama.cpp servers; builds them first (needs cmake and a C++ compiler)
+	VENV=$(VENV) scripts/build_llama_server.sh build/llama-cpp
+	RASS_LLAMA_SERVER=build/llama-cpp/bin/llama-server $(BIN)/python -m pytest tests/llama_cpp
 
 check: install ## lint, format, types, import rules
 	$(BIN)/ruff check $(PACKAGES) tests scripts
