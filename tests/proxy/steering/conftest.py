@@ -54,7 +54,10 @@ def manifest() -> Manifest:
             (0.5, 1.0, 2.0),
             {"en": LanguageSteering("refusal-en", 2.0, 0.5), "zh": LanguageSteering("refusal-zh", 1.0, None)},
         ),
-        probes={"h": ProbeSpec((2,), ProbePosition.ANSWER_START), "answer_h": ProbeSpec((4,), ProbePosition.ANSWER_END)},
+        probes={
+            "h": ProbeSpec((2,), ProbePosition.ANSWER_START),
+            "answer_h": ProbeSpec((4,), ProbePosition.ANSWER_END),
+        },
         zones=Zones(0.01, ZoneTable({}, ZoneThresholds(-4.0, 0.0)), ZoneTable({}, ZoneThresholds(-1.0, 1.0))),
         limits={},
         validation=Validation(True, "report", {}),

@@ -72,9 +72,7 @@ async def test_an_attempt_towards_vllm_has_a_name_and_a_salt_of_its_own(
     model.scripts[PROMPT] = script(refusal)
     steering = Steering(bundle.vector_id("refusal-en"), 2.0)
     dialect = Hotwire(bundle, SlotBook(16)) if kind == "hotwire" else VllmLens(bundle)
-    proxy = await start_proxy(
-        dependencies={"dialect": dialect, "plan": only(steering)}, recovery={"max_attempts": 1}
-    )
+    proxy = await start_proxy(dependencies={"dialect": dialect, "plan": only(steering)}, recovery={"max_attempts": 1})
     await proxy.ask(PROMPT, cache_salt="mine", headers={"x-request-id": "mine"})
     plain, attempt = model.requests
     assert (plain["cache_salt"], model.headers[0]["x-request-id"]) == ("mine", "mine")

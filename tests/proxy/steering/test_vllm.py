@@ -19,7 +19,9 @@ parts = st.fixed_dictionaries(
     {
         "client_salt": st.none() | st.text(max_size=4),
         "vector_id": st.sampled_from(["refusal-en@0123", "refusal-en@4567", "refusal-zh@0123"]) | st.text(max_size=4),
-        "strength": st.floats(allow_nan=False, allow_infinity=False).map(lambda value: value + 0.0),  # one zero, not two
+        "strength": st.floats(allow_nan=False, allow_infinity=False).map(
+            lambda value: value + 0.0
+        ),  # one zero, not two
         "layers": st.lists(st.integers(0, 90), min_size=1, max_size=3).map(tuple),
         "form": st.sampled_from(SteeringForm),
         "span": st.sampled_from(SteeringSpan),
@@ -84,7 +86,9 @@ def test_no_two_requests_carry_one_name(dialect, bundle):
 
 
 def test_equal_steering_shares_a_prefix_and_other_steering_does_not(dialect, bundle):
-    strong = [dialect.steered({}, Steering(bundle.vector_id("refusal-en"), 2.0)).payload["cache_salt"] for _ in range(2)]
+    strong = [
+        dialect.steered({}, Steering(bundle.vector_id("refusal-en"), 2.0)).payload["cache_salt"] for _ in range(2)
+    ]
     weak = dialect.steered({}, Steering(bundle.vector_id("refusal-en"), 0.5)).payload["cache_salt"]
     assert strong[0] == strong[1] != weak
 

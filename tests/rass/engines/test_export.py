@@ -132,6 +132,14 @@ def test_the_command_says_how_to_start_the_engine(make_bundle, tmp_path, capsys)
 
 def test_the_command_refuses_with_a_sentence(make_bundle, tmp_path, capsys):
     bundle = make_bundle(form=SteeringForm.ABLATE)
-    arguments = ["export-engine-vectors", "--bundle", str(bundle.path), "--dialect", "pair", "--out", str(tmp_path / "o")]
+    arguments = [
+        "export-engine-vectors",
+        "--bundle",
+        str(bundle.path),
+        "--dialect",
+        "pair",
+        "--out",
+        str(tmp_path / "o"),
+    ]
     assert main(arguments) == 2
     assert "steers by ablate" in capsys.readouterr().err
