@@ -12,8 +12,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(ACCELERATOR)
 CLIENTS := tests/proxy/clients/node
 
-.PHONY: help install run demo test check format client-packages test-clients bench load soak bundle reference-model \
-        lock clean
+.PHONY: help install run demo test check format client-packages test-clients test-dialects test-llama-cpp bench load \
+        soak bundle reference-model lock clean
 
 help: ## what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -50,6 +50,15 @@ client-packages: install ## the Python and Node clients that tests hold conversa
 
 test-clients: client-packages ## conversations of all of them; one that is missing fails
 	RASS_CLIENTS=required $(BIN)/python -m pytest tests/proxy/clients
+
+test-dialects: install ## what we send to vLLM's steering plugins, held against their published packages
+	$(BIN)/pip install --quiet --upgrade --no-deps --ignore-requires-python --target build/dialects \
+	    hotwire-vllm==0.1.2 vllm-lens==1.3.0 cloudpickle==3.1.3 zstandard==0.25.0
+	RASS_DIALECT_PACKAGES=build/dialects $(BIN)/python -m pytest tests/dialects
+
+test-llama-cpp: install ## a proxy between two real llama.cpp servers; builds them first (needs cmake and a C++ compiler)
+	VENV=$(VENV) scripts/build_llama_server.sh build/llama-cpp
+	RASS_LLAMA_SERVER=build/llama-cpp/bin/llama-server $(BIN)/python -m pytest tests/llama_cpp
 
 bench: install ## quality of raw model against proxy; both must be up (make run)
 	$(BIN)/rass-bench quality --prompts reference:report \

@@ -25,6 +25,7 @@ from detectors.manifest import (
     VECTORS_NAME,
     Manifest,
     ManifestError,
+    SteeringForm,
     VectorSpec,
 )
 from detectors.manifest_json import parse
@@ -132,6 +133,17 @@ class Bundle:
         """Return the ``[n_layers, d]`` unit directions of vector ``name``, row i for layer ``layers[i]``."""
         self._vector_spec(name)
         return self._vectors[name]
+
+    def addition(self, name: str) -> FloatArray:
+        """Return what strength 1 adds to the residual stream: ``-scale·v``, ``[n_layers, d]``, row i for ``layers[i]``.
+
+        Raises ``BundleError`` for a bundle that does not steer by adding: nothing added stands for an ablation.
+        """
+        form = self.manifest.steering.form
+        if form is not SteeringForm.ADD:
+            raise BundleError(f"bundle {self.path} steers by {form}, which no added vector can express")
+        array: FloatArray = np.float32(-self._vector_spec(name).scale) * self._vectors[name]
+        return array
 
     def probe(self, name: str) -> tuple[FloatArray, float]:
         """Return ``(weight [n_layers·d], bias)`` of a probe: coordinate = x·weight + bias, a calibrated logit.

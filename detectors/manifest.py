@@ -33,10 +33,14 @@ class SteeringForm(StrEnum):
 
 
 class SteeringSpan(StrEnum):
-    """Which positions are steered: from the last prompt token onward, or the last prompt token alone."""
+    """Which positions are steered: from the last prompt token onward, that token alone, or every one, prompt included.
+
+    Steering the whole prompt disturbs what is read there, so it is for engines that can do nothing else.
+    """
 
     ONWARD = "onward"
     LAST_PROMPT_TOKEN = "last_prompt_token"
+    EVERY_TOKEN = "every_token"
 
 
 class ProbePosition(StrEnum):

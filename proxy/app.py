@@ -62,8 +62,13 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        for route in router.routes:
+            if route.canary is not None:
+                route.canary.start()
         yield
         for route in router.routes:
+            if route.canary is not None:
+                await route.canary.stop()
             await route.shadow.close()
         await deps.close()
 

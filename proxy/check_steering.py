@@ -48,7 +48,7 @@ async def steering_line(settings: Settings, deps: Dependencies, model: str) -> L
     try:
         first = await _ask(settings, deps, payload)
         second = await _ask(settings, deps, payload)
-        steered = await _ask(settings, deps, deps.dialect.steered(payload, steering))
+        steered = await _ask(settings, deps, payload, steering)
         after = await _ask(settings, deps, payload)
     except (UpstreamError, _NoAnswer) as error:
         return fail(_NAME, f"a probe failed: {error}")
@@ -61,8 +61,8 @@ async def steering_line(settings: Settings, deps: Dependencies, model: str) -> L
     if first.texts != second.texts:
         return warn(
             _NAME,
-            "the engine says that it steered, but answers the same greedy request differently each time, so that "
-            "nobody can tell whether steering leaves traces; serve it deterministically to see",
+            "the engine answers the same greedy request differently each time, so that nobody can tell whether "
+            "steering leaves traces; serve it deterministically to see",
         )
     if after.texts != second.texts:
         return fail(
@@ -71,7 +71,8 @@ async def steering_line(settings: Settings, deps: Dependencies, model: str) -> L
             "its prefix cache off, or set mode to observe",
         )
     if steered.texts == second.texts:
-        return warn(_NAME, f"the engine says that it steered, but its answer to {prompt!r} stayed the same")
+        said = "says that it steered" if deps.dialect.reports else "was asked to steer and does not say whether it did"
+        return warn(_NAME, f"the engine {said}, but its answer to {prompt!r} stayed the same")
     return ok(_NAME, "a steered probe changes, and an unsteered one after it does not")
 
 
@@ -83,12 +84,21 @@ def _probe(deps: Dependencies) -> tuple[str, Steering] | None:
     return None
 
 
-async def _ask(settings: Settings, deps: Dependencies, payload: Mapping[str, object]) -> ChatAnswer:
+async def _ask(
+    settings: Settings, deps: Dependencies, payload: Mapping[str, object], steering: Steering | None = None
+) -> ChatAnswer:
     headers = {"content-type": "application/json"}
     if settings.upstream.api_key is not None:
         headers["authorization"] = f"Bearer {settings.upstream.api_key.get_secret_value()}"
+    upstream = deps.upstream
+    if steering is not None:
+        steered = deps.dialect.steered(payload, steering)
+        if steered is None:
+            raise _NoAnswer(f"the engine cannot be told to steer with {steering.vector_id!r}")
+        payload, headers = steered.payload, {**headers, **steered.headers}
+        upstream = deps.pair or deps.upstream
     body = json.dumps(payload).encode()
-    response = await deps.upstream.send("POST", CHAT.path, headers=headers, body=body, purpose="check")
+    response = await upstream.send("POST", CHAT.path, headers=headers, body=body, purpose="check")
     try:
         content, whole = await read_up_to(response, _MAX_BYTES)
     finally:
@@ -96,7 +106,7 @@ async def _ask(settings: Settings, deps: Dependencies, payload: Mapping[str, obj
     choices = read_choices(content, CHAT.gather(payload)) if whole and response.status == 200 else {}
     if not choices:
         raise _NoAnswer(
-            f"{deps.upstream.address} answered {CHAT.path} with status {response.status}: "
+            f"{upstream.address} answered {CHAT.path} with status {response.status}: "
             f"{content[:200].decode(errors='replace').strip()}"
         )
     return together(choices)

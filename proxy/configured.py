@@ -9,8 +9,7 @@ from typing import TypeAlias, assert_never
 from fastapi import FastAPI
 
 from proxy.app import create_app
-from proxy.check_line import State
-from proxy.check_steering import steering_line
+from proxy.canary_watch import build_canary
 from proxy.dependencies import Dependencies, build_dependencies
 from proxy.errors import StartupError
 from proxy.exposure import check_exposure
@@ -78,10 +77,11 @@ async def _check_served(route: str, settings: Settings, deps: Dependencies, form
             return
         case _:
             assert_never(state)
-    if swapped:
-        line = await steering_line(settings, deps, state.models[0] if state.models else "")
-        if line.state is State.FAIL:
-            raise NotYet(f"another bundle waits for steering that acts: {line.says}")
+    canary = build_canary(settings, deps) if swapped else None
+    if canary is not None:
+        report = await canary.canary_passes()
+        if not report.passed:
+            raise NotYet(f"another bundle waits for steering that acts: {report.why}")
 
 
 def _served(settings: Settings, deps: Dependencies) -> dict[str, _Served]:

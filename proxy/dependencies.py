@@ -20,7 +20,9 @@ from proxy.mode_needs import check_mode
 from proxy.rate_limits import RateLimits
 from proxy.settings import Settings
 from proxy.signals import Detectors
-from proxy.steering import Dialect, dialect
+from proxy.steering import Dialect, DialectName
+from proxy.steering.choice import choose_dialect, expressed_plan
+from proxy.steering.hotwire import SlotBook
 from proxy.steps import Fallback, SteeringPlan
 from proxy.telemetry import ExchangeTracer, open_tracer
 from proxy.upstream.protocol import Upstream
@@ -33,6 +35,7 @@ class Dependencies:
     """Everything with an outside or a cost.
 
     ``bundle`` is ``None`` where there is none to hold the upstream against, ``keyring`` where nobody needs a key.
+    ``pair`` is the steered server where it is another one than ``upstream``, ``book`` the slots taken at the engine.
     ``routes`` holds the same for each route of the settings, by name; what knows no route is shared: metrics, audit,
     keys and their limits, and the tracer.
     """
@@ -43,6 +46,8 @@ class Dependencies:
     dialect: Dialect
     plan: SteeringPlan
     bundle: Bundle | None = None
+    pair: Upstream | None = None
+    book: SlotBook | None = None
     fallback: Fallback | None = None
     audit: Audit | None = None
     keyring: Keyring | None = None
@@ -96,8 +101,8 @@ def reference_bundle() -> Path:
 async def build_dependencies(settings: Settings, former: Dependencies | None = None) -> Dependencies:
     """Make the real dependencies, inside the event loop that will serve. Raises ``StartupError``.
 
-    Counts go on from ``former``'s where settings are reloaded; nothing else is shared. What takes long is loaded in a
-    thread, so that requests may run meanwhile.
+    Counts, and the slots taken at engines, go on from ``former``'s where settings are reloaded; nothing else is shared.
+    What takes long is loaded in a thread, so that requests may run meanwhile.
     """
     keyring = None if settings.keys.file is None else Keyring(read_keys(settings.keys.file))
     metrics = Metrics() if former is None else former.metrics
@@ -107,12 +112,16 @@ async def build_dependencies(settings: Settings, former: Dependencies | None = N
         for route in settings.routes:
             try:
                 routes[route.name] = await _dependencies_of(
-                    settings.of_route(route), metrics, audit, prefix=f"{route.name}/"
+                    settings.of_route(route),
+                    metrics,
+                    audit,
+                    prefix=f"{route.name}/",
+                    former=None if former is None else former.routes.get(route.name),
                 )
             except StartupError as error:
                 raise StartupError(f"route {route.name}: {error}") from error
         tracer = open_tracer(settings.telemetry.otlp_endpoint)
-        deps = await _dependencies_of(settings, metrics, audit)
+        deps = await _dependencies_of(settings, metrics, audit, former=former)
     except BaseException:
         for made in routes.values():
             await made.release()
@@ -126,7 +135,12 @@ async def build_dependencies(settings: Settings, former: Dependencies | None = N
 
 
 async def _dependencies_of(
-    settings: Settings, metrics: Metrics, audit: Audit | None, *, prefix: str = ""
+    settings: Settings,
+    metrics: Metrics,
+    audit: Audit | None,
+    *,
+    prefix: str = "",
+    former: Dependencies | None = None,
 ) -> Dependencies:
     """Make what serves one route's models; ``prefix`` goes before the names of its upstreams in metrics."""
     from detectors.coordinates import reader_over
@@ -145,6 +159,14 @@ async def _dependencies_of(
             closing.push_async_callback(judging.close)
         key = settings.upstream.api_key
         secret = None if key is None else key.get_secret_value()
+        pair = None
+        if settings.dialect is DialectName.PAIR and settings.steering.pair_url is not None:
+            # All that it is sent are attempts, so that those open its breaker.
+            towards = settings.upstream.towards(settings.steering.pair_url)
+            pair = open_upstream(towards, metrics, name=f"{prefix}pair", counted="attempt")
+            closing.push_async_callback(pair.close)
+        book = _book(settings, upstream, former)
+        dialect = choose_dialect(settings, bundle, book)
         reader = reader_over(PostOverUpstream(upstream, READ_PATH, secret, purpose="reading"))
         detectors = await asyncio.to_thread(
             choose_detectors, settings, bundle, reader=reader, judging=judging, closing=closing
@@ -160,13 +182,22 @@ async def _dependencies_of(
         upstream=upstream,
         metrics=metrics,
         detectors=detectors,
-        dialect=dialect(settings.dialect),
-        plan=bundle.steering if bundle else nothing_recovers,
+        dialect=dialect,
+        plan=expressed_plan(bundle, dialect) if bundle else nothing_recovers,
         bundle=bundle,
+        pair=pair,
+        book=book,
         fallback=fallback,
         audit=audit,
         closing=closing,
     )
+
+
+def _book(settings: Settings, upstream: Upstream, former: Dependencies | None) -> SlotBook:
+    """Return the slots of the engine: those taken before go on with it, unless it was started with another number."""
+    slots = settings.steering.hotwire_slots
+    before = None if former is None or former.upstream.address != upstream.address else former.book
+    return before if before is not None and before.slots == slots else SlotBook(slots)
 
 
 def build_fallback(settings: Settings, metrics: Metrics, *, name: str = "fallback") -> Fallback | None:

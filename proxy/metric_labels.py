@@ -12,6 +12,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from detectors.verdict import Zone
 from proxy.answers import RefusalForm
 from proxy.budgets import Spent
+from proxy.canary import CanaryResult
 from proxy.errors import UpstreamError
 from proxy.exchange import Action, Mode
 from proxy.keys import Rejection
@@ -65,8 +66,9 @@ LABELS: Mapping[str, Label] = {
     "zone": Label("the side of the safety boundary", tuple(Zone)),
     "detector": Label("which detector", ("refusal", "language", "boundary", "answer_harm")),
     "purpose": Label(
-        "why the upstream was asked: a client's request (judged, relayed), an attempt, a reading, a verdict, readiness",
-        ("client", "relay", "attempt", "reading", "judge", "check"),
+        "why the upstream was asked: a client's request (judged, relayed), an attempt, a reading, a verdict, the "
+        "canary, readiness",
+        ("client", "relay", "attempt", "reading", "judge", "canary", "check"),
     ),
     "code": Label("the error's code, as in OpenAI error bodies", tuple(dict.fromkeys(_codes(UpstreamError)))),
     "rass_upstream_retries_total.reason": Label("why it was sent again: a status, or no connection", RETRY_REASONS),
@@ -78,6 +80,9 @@ LABELS: Mapping[str, Label] = {
     "rass_unauthorized_total.reason": Label("what was wrong with the key", tuple(Rejection)),
     "limit": Label("which limit of the key", ("requests_per_minute", "concurrent_requests")),
     "rass_reloads_total.result": Label("applied, or kept: the old settings stay in use", ("applied", "kept")),
+    "rass_canary_runs_total.result": Label(
+        "what the probe showed of the engine's steering; `unknown`: nothing", tuple(CanaryResult)
+    ),
     "path": Label("a listed path, with its method", None),
     "status": Label("the class of the answer's status", ("2xx", "3xx", "4xx", "5xx")),
     "upstream": Label("whose circuit breaker: `model` or `judge`, and for a route `NAME/model` and so on", None),

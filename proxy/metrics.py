@@ -249,15 +249,27 @@ class Metrics:
             "rass_mode", "1 for the configured mode.", ("mode",), registry=self.registry, multiprocess_mode="livemax"
         )
         self.bundle_in_use = BundleInUse(self.registry)
+        self.canary_runs = Counter(
+            "rass_canary_runs_total", "Probes of the engine's steering by result.", ("result",), registry=self.registry
+        )
         self.canary_failing = Gauge(
             "rass_canary_failing",
             "1 while the canary holds the mode down to observe because the engine does not steer as it is asked.",
             registry=self.registry,
             multiprocess_mode="livemax",
         )
+        self._failing_routes: set[str] = set()
         self.worker_restarts = Counter(
             "rass_worker_restarts_total", "Worker processes that ended and were replaced.", registry=self.registry
         )
+
+    def show_canary(self, route: str, *, failing: bool) -> None:
+        """Take in whether the canary of ``route`` holds its mode down; the gauge is 1 while any of them does."""
+        if failing:
+            self._failing_routes.add(route)
+        else:
+            self._failing_routes.discard(route)
+        self.canary_failing.set(bool(self._failing_routes))
 
     def refused(self, kind: str, form: str, language: str) -> None:
         """Count one full refusal."""

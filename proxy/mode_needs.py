@@ -62,7 +62,8 @@ def _missing(settings: Settings, bundle: Bundle | None) -> str:
         return "finds nothing to steer with; give a bundle, or set recovery.clarify or recovery.fallback.model"
     return (
         "needs an engine that steers; set steering.dialect to native and serve the model with `rass serve-model`, or "
-        "set recovery.clarify or recovery.fallback.model for mode recover"
+        "to another engine's dialect (docs/engines.md), or set recovery.clarify or recovery.fallback.model for mode "
+        "recover"
     )
 
 

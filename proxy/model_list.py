@@ -53,11 +53,18 @@ def readiness_page(router: Router, states: Mapping[str, Readiness]) -> tuple[int
     for route in router.routes:
         match states[route.name]:
             case Ready(models):
-                page[route.name] = {"status": "ready", "mode": route.settings.mode, "models": models}
+                page[route.name] = {"status": "ready", **mode_report(route), "models": models}
             case Unreachable(reason) | Mismatch(reason):
-                page[route.name] = {"status": "unavailable", "mode": route.settings.mode, "reason": reason}
+                page[route.name] = {"status": "unavailable", **mode_report(route), "reason": reason}
     status = "unavailable" if not ready else "ready" if len(ready) == len(states) else "degraded"
     return (200 if ready else 503), {"status": status, "routes": page}
+
+
+def mode_report(route: Route) -> dict[str, object]:
+    """Return a route's mode for ``/readyz``; where a canary can lower it, also what it is lowered from, and why."""
+    if route.canary is None:
+        return {"mode": route.mode}
+    return {"mode": route.mode, "configured_mode": route.settings.mode, "canary": route.canary.report()}
 
 
 async def _listed(

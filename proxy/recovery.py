@@ -16,8 +16,6 @@ from proxy.settings import RecoverySettings
 from proxy.signals import Observer, Signals
 from proxy.steps import Steps
 
-COMPLETIONS_PATH = "/v1/chat/completions"
-
 
 @dataclass(frozen=True, slots=True)
 class Recovered:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from proxy.attempts import Attempts
 from proxy.budgets import Budgets, KeyBudgets, ShareBudget
+from proxy.canary_watch import CanaryWatch, build_canary
 from proxy.choice_recovery import ChoiceRecovery
 from proxy.clarify import clarify_exists, load_notes
 from proxy.dependencies import Dependencies
@@ -51,6 +52,7 @@ def assembled_route(name: str, patterns: tuple[str, ...], settings: Settings, de
         shadow=shadow,
         judged_bytes=judged_bytes,
     )
+    probe = build_canary(settings, deps)
     return Route(
         name=name,
         patterns=patterns,
@@ -60,6 +62,7 @@ def assembled_route(name: str, patterns: tuple[str, ...], settings: Settings, de
         upstream=deps.upstream,
         bundle=deps.bundle,
         check=ReadinessCheck(settings, deps.upstream, deps.bundle),
+        canary=None if probe is None else CanaryWatch(settings.canary, probe, deps.metrics, route=name),
     )
 
 
@@ -69,6 +72,7 @@ def _recovery(settings: Settings, deps: Dependencies, observer: Observer) -> Rec
         chosen.ladder,
         rules=chosen.rules,
         upstream=deps.upstream,
+        steered_upstream=deps.pair or deps.upstream,
         dialect=deps.dialect,
         plan=deps.plan,
         notes=load_notes() if clarify_exists(chosen.clarify, deps.bundle) else None,

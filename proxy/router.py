@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from detectors.bundle import Bundle
+from proxy.canary_watch import CanaryWatch
 from proxy.errors import ModelNotFound
+from proxy.exchange import Mode
 from proxy.gate import Gate
 from proxy.readiness import ReadinessCheck
 from proxy.settings import Settings
@@ -17,7 +19,10 @@ from proxy.upstream.protocol import Upstream
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Some models and what serves them; ``settings`` are the route's own, ``patterns`` shell patterns of names."""
+    """Some models and what serves them; ``settings`` are the route's own, ``patterns`` shell patterns of names.
+
+    ``canary`` is ``None`` where nothing steers.
+    """
 
     name: str
     patterns: tuple[str, ...]
@@ -27,6 +32,12 @@ class Route:
     upstream: Upstream
     bundle: Bundle | None
     check: ReadinessCheck
+    canary: CanaryWatch | None = None
+
+    @property
+    def mode(self) -> Mode:
+        """The mode in effect: the configured one, or what the canary leaves of it."""
+        return self.settings.mode if self.canary is None else self.canary.lowered(self.settings.mode)
 
     @property
     def api_key(self) -> str | None:

@@ -29,7 +29,7 @@ from proxy.exchange import Action, ChatRequest, Reply
 from proxy.gate import Gate
 from proxy.headers import request_id_of
 from proxy.metrics import CONTENT_TYPE, Metrics
-from proxy.model_list import readiness_page, route_states
+from proxy.model_list import mode_report, readiness_page, route_states
 from proxy.notes import Notes, notes_of
 from proxy.readiness import Mismatch, Ready, Unreachable
 from proxy.relay import Relay
@@ -80,7 +80,7 @@ class Answers:
                     payload,
                     headers,
                     request_id=request_id,
-                    configured_mode=route.settings.mode,
+                    configured_mode=route.mode,
                     caller=caller_of(scope),
                     notes=notes,
                     limits=limits,
@@ -129,9 +129,10 @@ def build_routes(settings: Settings, *, router: Router, metrics: Metrics) -> Seq
         if settings.routes:
             status, page = readiness_page(router, await route_states(router))
             return JSONResponse(page, status)
-        match state := await router.routes[0].check():
+        route = router.routes[0]
+        match state := await route.check():
             case Ready():
-                return JSONResponse({"status": "ready", "mode": settings.mode, "models": state.models})
+                return JSONResponse({"status": "ready", **mode_report(route), "models": state.models})
             case Unreachable() | Mismatch():
                 return JSONResponse({"status": "unavailable", "reason": state.reason}, 503)
 

@@ -194,8 +194,44 @@ class SteeringSettings(Group):
 
     dialect: DialectName = Field(
         default=DialectName.NATIVE,
-        description="native: `rass serve-model`. none: an engine that cannot steer.",
+        description="native: `rass serve-model`. vllm-lens, hotwire: vLLM with that plugin. pair: a plain and a "
+        "steered server, such as llama.cpp's. none: an engine that cannot steer.",
     )
+    hotwire_slots: PositiveInt = Field(
+        default=16, description="HOTWIRE_SLOTS of the vLLM server: what the proxy may use for as long as that lives."
+    )
+    pair_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
+        default=None, description="Address of the steered server of a pair; upstream.url is the plain one."
+    )
+    pair_model: str | None = Field(
+        default=None, description="Name of the model at the steered server; unset keeps the request's."
+    )
+    pair_vector: str | None = Field(
+        default=None, description="Name of the bundle's vector that the steered server was started with."
+    )
+    pair_strength: float | None = Field(default=None, description="Strength that the steered server was started with.")
+
+
+class CanarySettings(Group):
+    """A probe that shows again and again whether the engine steers what it is asked to, and nothing else."""
+
+    enabled: bool = Field(default=True, description="Run it where the mode steers, and before another bundle is taken.")
+    interval_s: PositiveFloat = Field(default=60.0, description="Seconds from the end of one probe to the next.")
+    jitter: float = Field(
+        default=0.2, ge=0, le=1, description="Share of the interval by which it varies, so that workers spread out."
+    )
+    time_limit_s: PositiveFloat = Field(default=30.0, description="Longest probe, all its requests together.")
+    failures: PositiveInt = Field(
+        default=3, description="Failed probes in a row after which the mode falls back to observe, until one passes."
+    )
+    max_tokens: PositiveInt = Field(default=12, description="Tokens of each answer to the probe.")
+    prompt: str = Field(
+        default="Please name three colours of the rainbow, and say in one short sentence for each of them where in "
+        "nature it can be seen. Write plain sentences, without a list and without a heading.",
+        min_length=1,
+        description="What is asked: harmless, and long enough to fill a block of the engine's prefix cache.",
+    )
+    model: str | None = Field(default=None, description="Model to ask; unset asks the first that the upstream lists.")
 
 
 class FallbackSettings(Group):
@@ -484,6 +520,7 @@ class RouteSettings(Group):
     upstream: UpstreamSettings | None = Field(default=None, description="Unset: as above, and so are the others.")
     steering: SteeringSettings | None = Field(default=None, description="How its served model is told to steer.")
     recovery: RecoverySettings | None = Field(default=None, description="Its budgets of recovery.")
+    canary: CanarySettings | None = Field(default=None, description="The probe of its steering.")
     stream: StreamSettings | None = Field(default=None, description="How much of its streams' heads is held back.")
     detectors: DetectorSettings | None = Field(default=None, description="Its detectors.")
     judge: JudgeSettings | None = Field(default=None, description="Its guard model.")
@@ -545,6 +582,7 @@ class Settings(BaseSettings):
     )
     upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
     steering: SteeringSettings = Field(default_factory=SteeringSettings)
+    canary: CanarySettings = Field(default_factory=CanarySettings)
     recovery: RecoverySettings = Field(default_factory=RecoverySettings)
     stream: StreamSettings = Field(default_factory=StreamSettings)
     detectors: DetectorSettings = Field(default_factory=DetectorSettings)

@@ -28,7 +28,7 @@ _SENT_ELSEWHERE = frozenset({"accept", "content-type", "user-agent", "x-request-
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One attempt, ready to be sent; ``steered`` means that the engine has to report that it steered."""
+    """One attempt, ready to be sent; ``steered`` means that its answer has to count as steered."""
 
     upstream: Upstream
     headers: Mapping[str, str] = field(repr=False)
@@ -57,15 +57,20 @@ class Steps:
         *,
         rules: Rules,
         upstream: Upstream,
+        steered_upstream: Upstream,
         dialect: Dialect,
         plan: SteeringPlan,
         notes: Notes | None,
         fallback: Fallback | None,
     ) -> None:
-        """Take ``notes`` as ``None`` where step ``clarify`` does not exist, ``fallback`` likewise."""
+        """Take ``notes`` as ``None`` where step ``clarify`` does not exist, ``fallback`` likewise.
+
+        ``steered_upstream`` is where steered attempts go: the same as ``upstream``, but for a pair.
+        """
         self._ladder = tuple(ladder)
         self._rules = rules
         self._upstream = upstream
+        self._steered_upstream = steered_upstream
         self._dialect = dialect
         self._plan = plan
         self._notes = notes
@@ -86,8 +91,11 @@ class Steps:
                 steering = self._plan(language, zone)
                 if steering is None:
                     return None
-                payload = self._dialect.steered(request.payload, steering)
-                return Order(self._upstream, _own_headers(request), payload, steered=True)
+                steered = self._dialect.steered(request.payload, steering)
+                if steered is None:
+                    return None
+                headers = {**_own_headers(request), **steered.headers}
+                return Order(self._steered_upstream, headers, steered.payload, steered=True)
             case Step.CLARIFY:
                 noted = None if self._notes is None else clarified(request.payload, self._notes.note(language))
                 return None if noted is None else Order(self._upstream, _own_headers(request), noted)

@@ -35,6 +35,7 @@ _DELEGATED = (
     ("serve-model", "rass.serving", "serve a chat model with per-request steering"),
     ("reference", "rass.reference", "make, evaluate or export the reference chat model"),
     ("detector", "rass.detector_training", "train the shipped detectors"),
+    ("export-engine-vectors", "rass.engines", "write a bundle's vectors in the files that another engine loads"),
 )
 
 _SELECTION_PER_PAIR = 6
@@ -108,6 +109,12 @@ def _add_build_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="the same for answers to harmful requests that pass the check before delivery",
     )
+    parser.add_argument(
+        "--dialect",
+        default="native",
+        choices=["native", "vllm-lens", "hotwire", "pair"],
+        help="search only what the engine behind this steering dialect can express (default: native)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of folds and samples (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
@@ -136,12 +143,14 @@ def _build(args: argparse.Namespace) -> int:
         _print_plan(args, source.id, source.revision, selection, report)
         return 0
 
+    from detectors.dialects import DialectName
     from rass.artifacts import Run
     from rass.console import ConsoleReporter, result_table
     from rass.model import load_model
     from rass.pipeline import build_bundle, run_key
     from rass.probe import ProbeSettings
     from rass.stages import BuildInputs, BuildSettings
+    from rass.strength import expressible_search
     from rass.validate import Limits
 
     refusals, scorer = _judges(selection)
@@ -149,7 +158,12 @@ def _build(args: argparse.Namespace) -> int:
     inputs = BuildInputs(model, selection, report, refusals, scorer)
     given = {"false_open": args.false_open, "answer_open": args.answer_open}
     limits = replace(Limits(), **{name: share for name, share in given.items() if share is not None})
-    settings = BuildSettings(seed=args.seed, probe=ProbeSettings(seed=args.seed), limits=limits)
+    settings = BuildSettings(
+        seed=args.seed,
+        probe=ProbeSettings(seed=args.seed),
+        strength=expressible_search(DialectName(args.dialect)),
+        limits=limits,
+    )
     key = run_key(inputs, settings)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     run = Run(args.runs / f"{source.id.replace('/', '--')}-{name}", key)
@@ -234,6 +248,8 @@ def _command(args: argparse.Namespace) -> str:
         words += ["--selection", args.selection.name, "--report", args.report.name]
     if args.prompts_per_cell is not None:
         words += ["--prompts-per-cell", str(args.prompts_per_cell)]
+    if args.dialect != "native":
+        words += ["--dialect", args.dialect]
     for flag, share in (("--false-open", args.false_open), ("--answer-open", args.answer_open)):
         if share is not None:
             words += [flag, f"{share:g}"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -226,7 +226,7 @@ class TransformersModel:
         with steer(self._blocks, steering) if steering else nullcontext() as steerer:
             for step in range(room):
                 if steerer is not None and steering is not None:
-                    steerer.positions = _last(ids, step == 0 or steering.span is SteeringSpan.ONWARD)
+                    steerer.positions = _steered_now(ids, steering.span, first=step == 0)
                 logits = self._model(
                     input_ids=ids,
                     attention_mask=mask,
@@ -292,17 +292,31 @@ def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Ten
     return torch.tensor(known, device=model.device)
 
 
-def _last(ids: Tensor, steered: bool) -> Tensor | None:
-    """Return the mask of the last position of each row (left-padded: the template end, then each new token)."""
-    if not steered:
-        return None
-    positions = torch.zeros_like(ids, dtype=torch.bool)
-    positions[:, -1] = True
-    return positions
+def _steered_now(ids: Tensor, span: SteeringSpan, *, first: bool) -> Tensor | None:
+    """Return the mask of steered positions of left-padded rows: the prompt at the ``first`` step, then a new token."""
+    match span:
+        case SteeringSpan.EVERY_TOKEN:
+            return torch.ones_like(ids, dtype=torch.bool)  # what is padding, nothing attends to
+        case SteeringSpan.LAST_PROMPT_TOKEN if not first:
+            return None
+        case SteeringSpan.LAST_PROMPT_TOKEN | SteeringSpan.ONWARD:
+            positions = torch.zeros_like(ids, dtype=torch.bool)
+            positions[:, -1] = True
+            return positions
+        case _:
+            assert_never(span)
 
 
 def _spans(conversations: Sequence[Conversation], batch: Sequence[int], ids: Tensor, span: SteeringSpan) -> Tensor:
     """Return the mask of steered positions of right-padded rows, counted from each conversation's own end."""
     ends = torch.tensor([conversations[index].end for index in batch], device=ids.device)[:, None]
     places = torch.arange(ids.shape[1], device=ids.device)[None, :]
-    return places >= ends if span is SteeringSpan.ONWARD else places == ends
+    match span:
+        case SteeringSpan.ONWARD:
+            return places >= ends
+        case SteeringSpan.LAST_PROMPT_TOKEN:
+            return places == ends
+        case SteeringSpan.EVERY_TOKEN:
+            return torch.ones_like(ids, dtype=torch.bool)
+        case _:
+            assert_never(span)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from detectors.dialects import EXPRESSIBLE, DialectName
 from detectors.manifest import SteeringForm, SteeringSpan
 from rass.errors import StageError
 from rass.model import ChatModel, Progress
@@ -21,7 +22,15 @@ from rass.scoring import Outcome, Scorer
 from rass.steering import SteeringConfig, VectorKind, config_rows
 from rass.vectors import SteeringVectors
 
-__all__ = ["CurvePoint", "StrengthChoice", "StrengthPools", "StrengthSettings", "choose_strength", "flip_strengths"]
+__all__ = [
+    "CurvePoint",
+    "StrengthChoice",
+    "StrengthPools",
+    "StrengthSettings",
+    "choose_strength",
+    "expressible_search",
+    "flip_strengths",
+]
 
 PALETTE = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
 _KINDS: tuple[VectorKind, ...] = ("refusal", "refusal_orthogonal")
@@ -31,7 +40,10 @@ _CLOSE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class StrengthSettings:
-    """How much is generated in each step; counts are prompts for each language."""
+    """How much is generated in each step; counts are prompts for each language.
+
+    ``forms``, ``spans`` and ``first_layer`` bound the search to what the engine that will serve can express.
+    """
 
     palette: tuple[float, ...] = PALETTE
     screen_strengths: tuple[float, ...] = (1.5, 3.0)
@@ -40,6 +52,9 @@ class StrengthSettings:
     refine: int = 40
     measure: int = 150
     max_new_tokens: int = 96
+    forms: tuple[SteeringForm, ...] = tuple(SteeringForm)
+    spans: tuple[SteeringSpan, ...] = (SteeringSpan.ONWARD, SteeringSpan.LAST_PROMPT_TOKEN)
+    first_layer: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +125,7 @@ def choose_strength(
 
     screen = _first(pools.recoverable, languages, settings.screen)
     merits: dict[SteeringConfig, float] = {}
-    for config in _configurations(model.identity.num_layers):
+    for config in _configurations(model.identity.num_layers, settings):
         outcomes = trial.run(config, screen, settings.screen_strengths)
         merits[config] = _mean_best(outcomes, screen, languages)
     finalists = sorted(merits, key=lambda config: -merits[config])[: settings.finalists]
@@ -132,9 +147,17 @@ def choose_strength(
     return _measure(trial, config, pools, languages, settings, {one.label: merits[one] for one in merits})
 
 
+def expressible_search(dialect: DialectName) -> StrengthSettings:
+    """Return the settings of a search over what ``dialect`` can express; for the native one, the defaults."""
+    if dialect is DialectName.NATIVE:
+        return StrengthSettings()
+    can = EXPRESSIBLE[dialect]
+    return StrengthSettings(forms=can.forms, spans=can.spans, first_layer=can.first_layer)
+
+
 def planned_generations(num_layers: int, languages: int, settings: StrengthSettings) -> int:
     """Return an upper bound on the steered answers that ``choose_strength`` will generate, for a progress bar."""
-    screened = len(_configurations(num_layers)) * len(settings.screen_strengths) * settings.screen
+    screened = len(_configurations(num_layers, settings)) * len(settings.screen_strengths) * settings.screen
     refined = 2 * settings.finalists * len(settings.palette) * settings.refine
     measured = 2 * len(settings.palette) * settings.measure
     return languages * (screened + refined + measured)
@@ -228,14 +251,14 @@ def _measure(
     )
 
 
-def _configurations(num_layers: int) -> list[SteeringConfig]:
+def _configurations(num_layers: int, settings: StrengthSettings) -> list[SteeringConfig]:
     """Return every configuration; the last block is left out, since nothing follows that could act on its change."""
     return [
         SteeringConfig(layer, kind, form, span)
-        for layer in range(max(num_layers - 1, 1))
+        for layer in range(settings.first_layer, max(num_layers - 1, 1))
         for kind in _KINDS
-        for form in SteeringForm
-        for span in SteeringSpan
+        for form in settings.forms
+        for span in settings.spans
     ]
 
 

@@ -20,7 +20,8 @@ class Circuit:
     Failures are: no connection, time-outs, answers that break off or are no HTTP, and 5xx; 4xx is the client's. Only
     requests of the purpose ``counted`` are counted and probe: failing detectors or attempts must not close the way for
     ordinary requests. They, too, are not sent unless the breaker is closed. Readiness checks always are, and tell
-    nothing: a server can list its models and fail at every completion.
+    nothing: a server can list its models and fail at every completion. The canary always is, too: while it fails no
+    attempts are made, and at a steered server only those could close the breaker again.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Circuit:
     ) -> UpstreamResponse:
         """Send a request, or raise ``UpstreamCircuitOpen``."""
         if purpose != self._counted:
-            if purpose != "check" and self._breaker.state is not BreakerState.CLOSED:
+            if purpose not in ("check", "canary") and self._breaker.state is not BreakerState.CLOSED:
                 raise self._open(purpose)
             return await self._upstream.send(method, path, headers=headers, body=body, purpose=purpose)
         ticket = self._breaker.enter()

@@ -44,8 +44,8 @@ class Upstream(Protocol):
     ) -> UpstreamResponse:
         """Send a request and return once the answer's headers have arrived.
 
-        ``purpose`` (``client``, ``relay``, ``attempt``, ``reading``, ``judge`` or ``check``) labels its metrics and
-        says how it is protected (`proxy.upstream.resilient`). Raises an ``UpstreamError``.
+        ``purpose`` (``client``, ``relay``, ``attempt``, ``reading``, ``judge``, ``canary`` or ``check``) labels its
+        metrics and says how it is protected (`proxy.upstream.resilient`). Raises an ``UpstreamError``.
         """
         ...
 

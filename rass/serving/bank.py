@@ -155,12 +155,13 @@ class Bank:
             "answer_h": (conversation.end,) if conversation.asked else (),
         }
         first_steered_layer = min((push.layer for push in steering.pushes), default=None) if steering else None
+        everywhere = steering is not None and steering.span is SteeringSpan.EVERY_TOKEN
         taps: list[Tap] = []
         slots: list[_Slot] = []
         for name, probe in bundle.manifest.probes.items():
             for position in positions[name]:
                 steered = first_steered_layer is not None and max(probe.layers) > first_steered_layer
-                if steered and position >= conversation.end:
+                if steered and (position >= conversation.end or everywhere):
                     continue
                 slot = len(slots)
                 taps += [Tap(layer, position, self._weight_row[name, layer], slot) for layer in probe.layers]

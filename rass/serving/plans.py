@@ -7,6 +7,7 @@ scheduler cuts the prompt into chunks, and when a row is prefilled a second time
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import torch
 
@@ -74,6 +75,12 @@ class RowPlan:
     def steered(self, first: int, count: int) -> range:
         """Return the steered positions among the ``count`` positions from ``first`` on."""
         end = first + count
-        if self.span is SteeringSpan.LAST_PROMPT_TOKEN:
-            end = min(end, self.steering_start + 1)
-        return range(max(first, self.steering_start), end)
+        match self.span:
+            case SteeringSpan.EVERY_TOKEN:
+                return range(first, end)
+            case SteeringSpan.ONWARD:
+                return range(max(first, self.steering_start), end)
+            case SteeringSpan.LAST_PROMPT_TOKEN:
+                return range(max(first, self.steering_start), min(end, self.steering_start + 1))
+            case _:
+                assert_never(self.span)

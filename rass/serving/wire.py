@@ -88,7 +88,7 @@ class SteerFields(_Strict):
     strength: float
     layers: list[int] | None = None
     form: Literal["add", "ablate"] | None = None
-    span: Literal["onward", "last_prompt_token"] | None = None
+    span: Literal["onward", "last_prompt_token", "every_token"] | None = None
 
 
 class _RassFields(_Strict):

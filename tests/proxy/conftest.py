@@ -386,10 +386,12 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             audit: Audit | None = None,
             keyring: Keyring | None = None,
             tracer: ExchangeTracer | None = None,
+            dependencies: Mapping[str, Any] | None = None,
             **groups: Any,
         ) -> Proxy:
             upstream_group = {"url": url or model.url, **groups.pop("upstream", {})}
-            values = {"mode": mode, "upstream": upstream_group, **groups}
+            # A canary would send requests of its own among those that tests count.
+            values = {"mode": mode, "upstream": upstream_group, "canary": {"enabled": False}, **groups}
             settings = Settings.model_validate(values)
             metrics = Metrics()
             upstream = resilient(HttpUpstream(settings.upstream, metrics), settings.upstream, metrics)
@@ -415,6 +417,7 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             )
             if deps.fallback is not None and deps.fallback.upstream is not None:
                 deps.closing.push_async_callback(deps.fallback.upstream.close)
+            deps = replace(deps, **(dependencies or {}))
             listener = stack.enter_context(listen("127.0.0.1", 0))
             app = create_app(settings, deps)
             server = await stack.enter_async_context(running_app(app, listener, drain_timeout_s=1))

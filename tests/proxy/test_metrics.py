@@ -50,6 +50,7 @@ NAMES = {
     "rass_requests_in_flight": ("gauge",),
     "rass_mode": ("gauge", "mode"),
     "rass_bundle_in_use": ("gauge", "route", "bundle", "model"),
+    "rass_canary_runs_total": ("counter", "result"),
     "rass_canary_failing": ("gauge",),
     "rass_worker_restarts_total": ("counter",),
 }

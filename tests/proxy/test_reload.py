@@ -31,7 +31,8 @@ class Serving:
 
     def write(self, more="", *, mode="observe", groups=""):
         self.path.write_text(
-            f'mode = "{mode}"\nport = 0\n{more}\n[upstream]\nurl = "{self._upstream}"\n{groups}\n'
+            f'mode = "{mode}"\nport = 0\n{more}\n[upstream]\nurl = "{self._upstream}"\n[canary]\nprompt = "{PROBE}"\n'
+            + f"{groups}\n"
             + ("" if "[reload]" in groups else "[reload]\npoll_s = 0.02\n")
         )
 

@@ -62,9 +62,21 @@ def test_batched_answers_equal_solo_whoever_is_steered(model: TransformersModel,
 def test_last_prompt_token_span_is_another_thing_than_onward(model: TransformersModel) -> None:
     conversations = model.render(DIALOGUES)
     once, on = (
-        model.generate(conversations, max_new_tokens=12, steering=_steering([8.0] * 7, span)) for span in SteeringSpan
+        model.generate(conversations, max_new_tokens=12, steering=_steering([8.0] * 7, span))
+        for span in (SteeringSpan.LAST_PROMPT_TOKEN, SteeringSpan.ONWARD)
     )
     assert once != on
+
+
+def test_every_token_steers_what_is_read_at_every_position(model: TransformersModel) -> None:
+    two_turns = (Message("user", "ab"), Message("assistant", "c"), Message("user", "de"))
+    conversations = model.render([two_turns])
+    steering = _steering([2.0], SteeringSpan.EVERY_TOKEN)
+    plain, steered = model.read(conversations), model.read(conversations, steering=steering)
+    moved = 2.0 * steering.layers[1].unit[0].numpy()
+    for before, after in ((plain.turns, steered.turns), (plain.ends, steered.ends)):
+        for row in range(len(before)):
+            np.testing.assert_allclose(before[row, 1] - after[row, 1], moved, atol=1e-4)
 
 
 def test_reading_sees_the_steering(model: TransformersModel) -> None:

@@ -7,11 +7,19 @@ from dataclasses import replace
 
 import pytest
 
+from detectors.dialects import EXPRESSIBLE, DialectName
 from rass.errors import StageError
 from rass.model import ChatModel
 from rass.observe import observe
 from rass.prompts import PromptSet
-from rass.strength import StrengthPools, StrengthSettings, choose_strength, flip_strengths, planned_generations
+from rass.strength import (
+    StrengthPools,
+    StrengthSettings,
+    choose_strength,
+    expressible_search,
+    flip_strengths,
+    planned_generations,
+)
 from rass.vectors import build
 
 
@@ -56,3 +64,13 @@ def test_search_prefers_weak_steering_that_answers_everything(
         choose_strength(
             model, build(observations), replace(pools, recoverable=()), world_judge, settings, counted.append
         )
+
+
+@pytest.mark.parametrize("dialect", [DialectName.HOTWIRE, DialectName.VLLM_LENS, DialectName.PAIR])
+def test_the_search_for_another_engine_is_over_what_it_can_express(dialect: DialectName) -> None:
+    can, search = EXPRESSIBLE[dialect], expressible_search(dialect)
+    assert (search.forms, search.spans, search.first_layer) == (can.forms, can.spans, can.first_layer)
+    # one form and one span instead of two of each
+    few = planned_generations(5, 1, replace(search, refine=0, measure=0))
+    assert few <= planned_generations(5, 1, replace(StrengthSettings(), refine=0, measure=0)) / 4
+    assert expressible_search(DialectName.NATIVE) == StrengthSettings()

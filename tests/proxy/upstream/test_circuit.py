@@ -102,7 +102,7 @@ async def test_what_the_client_did_wrong_is_no_failure(circuit, fake, metrics, r
     assert state(metrics) == "closed"
 
 
-@pytest.mark.parametrize("purpose", ["attempt", "reading", "judge", "check"])
+@pytest.mark.parametrize("purpose", ["attempt", "reading", "judge", "canary", "check"])
 async def test_the_proxys_own_requests_never_open_it(circuit, fake, metrics, response, purpose):
     fake.coming = [response(500)] * 10
     for _ in range(10):
@@ -115,8 +115,9 @@ async def test_the_proxys_own_requests_wait_until_it_is_closed(circuit, fake, cl
     clock.now = 7.0
     with pytest.raises(UpstreamCircuitOpen):
         await ask(circuit, "attempt")
-    assert (await ask(circuit, "check")).status == 200
-    assert [purpose for purpose, _, _ in fake.sent] == ["client", "client", "check"]
+    for purpose in ("check", "canary"):
+        assert (await ask(circuit, purpose)).status == 200
+    assert [purpose for purpose, _, _ in fake.sent] == ["client", "client", "check", "canary"]
 
 
 async def test_a_probe_closes_it_with_its_first_byte(circuit, fake, metrics, clock, response):

@@ -1,0 +1,1 @@
+"""A bundle's vectors in the files that other engines load: hotwire's `.pt`, llama.cpp's control vector."""
