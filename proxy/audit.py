@@ -12,7 +12,7 @@ from pathlib import Path
 from proxy.errors import StartupError
 from proxy.exchange import Action, ChatRequest
 from proxy.policy import AttemptState, Deliver
-from proxy.settings import AuditSettings
+from proxy.settings.operation import AuditSettings
 from proxy.signals import Signals
 
 

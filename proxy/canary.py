@@ -21,7 +21,7 @@ from detectors.verdict import Zone
 from proxy.answers import ChatAnswer, read_choices, together
 from proxy.errors import UpstreamError
 from proxy.readiness import Mismatch, Readiness, Ready, Unreachable
-from proxy.settings import CanarySettings
+from proxy.settings.recovery import CanarySettings
 from proxy.steering import Dialect, SteeredRequest
 from proxy.steering.vllm import SALT
 from proxy.steps import SteeringPlan

@@ -12,7 +12,8 @@ from proxy.exchange import Mode
 from proxy.ladder import Step
 from proxy.metrics import Metrics
 from proxy.readiness import ReadinessCheck
-from proxy.settings import DEFAULT_ROUTE, CanarySettings, Settings
+from proxy.settings import DEFAULT_ROUTE, Settings
+from proxy.settings.recovery import CanarySettings
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from proxy.exchange import ChatRequest, Mode, ModeSource
 from proxy.headers import MODE_HEADER, forwarded_headers
 from proxy.notes import MAX_MODEL_CHARS, Notes
 from proxy.request_limits import check_messages
-from proxy.settings import LimitSettings
+from proxy.settings.operation import LimitSettings
 from proxy.wires.chat import CHAT
 from proxy.wires.protocol import Surface, Wire
 

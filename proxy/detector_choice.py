@@ -26,7 +26,8 @@ from detectors.refusal import TextRefusalDetector
 from detectors.runtime import RuntimeSettings
 from detectors.verdict import AnswerHarmDetector, BoundaryDetector
 from proxy.errors import StartupError
-from proxy.settings import BoundaryKind, Settings
+from proxy.settings import Settings
+from proxy.settings.detectors import BoundaryKind
 from proxy.signals import Detectors
 from proxy.upstream.post import PostOverUpstream
 from proxy.upstream.protocol import Upstream

@@ -26,7 +26,7 @@ from proxy.ledger import UNREAD, Ledger, Outcome
 from proxy.metrics import Metrics
 from proxy.policy import Answer
 from proxy.recovery import Recovery, untouched
-from proxy.settings import StreamSettings
+from proxy.settings.recovery import StreamSettings
 from proxy.signals import Observer, Signals
 from proxy.stream import KEEP_ALIVE
 from proxy.upstream.protocol import UpstreamResponse

@@ -9,7 +9,7 @@ from detectors.verdict import RefusalVerdict
 from proxy.answers import DONE, RefusalForm, StreamReader, json_object
 from proxy.errors import UpstreamError
 from proxy.exchange import ChatRequest
-from proxy.settings import StreamSettings
+from proxy.settings.recovery import StreamSettings
 from proxy.stream import SseEvent, split_events
 from proxy.upstream.protocol import UpstreamResponse
 

@@ -7,7 +7,9 @@ from proxy.clarify import clarify_exists
 from proxy.errors import StartupError
 from proxy.exchange import Mode
 from proxy.ladder import Step
-from proxy.settings import BoundaryKind, Settings, UpstreamKind
+from proxy.settings import Settings
+from proxy.settings.detectors import BoundaryKind
+from proxy.settings.upstream import UpstreamKind
 from proxy.steering import DialectName
 
 

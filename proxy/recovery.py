@@ -12,7 +12,7 @@ from proxy.exchange import ChatRequest
 from proxy.ladder import Rules, Step
 from proxy.metrics import Metrics
 from proxy.policy import Answer, Attempt, AttemptResult, AttemptState, Deliver, Recover, decide
-from proxy.settings import RecoverySettings
+from proxy.settings.recovery import RecoverySettings
 from proxy.signals import Observer, Signals
 from proxy.steps import Steps
 

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.asgi import header_map, send_error
 from proxy.errors import HeadersTooLarge, InvalidBody, TooDeep, TooManyMessages
 from proxy.headers import request_id_of
-from proxy.settings import LimitSettings
+from proxy.settings.operation import LimitSettings
 
 # A whole string, or a bracket outside of one. A string that never ends matches to the end: the parser refuses it.
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)

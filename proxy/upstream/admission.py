@@ -17,7 +17,7 @@ from time import perf_counter
 
 from proxy.errors import UpstreamError, UpstreamOverloaded
 from proxy.metrics import Metrics
-from proxy.settings import UpstreamSettings
+from proxy.settings.upstream import UpstreamSettings
 from proxy.upstream.protocol import Upstream, UpstreamResponse
 
 __all__ = ["Admission", "Lane", "QueueFull"]

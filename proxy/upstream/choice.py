@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from proxy.metrics import Metrics
-from proxy.settings import UpstreamKind, UpstreamSettings
+from proxy.settings.upstream import UpstreamKind, UpstreamSettings
 from proxy.upstream.protocol import Upstream
 from proxy.upstream.resilient import resilient
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from proxy.errors import UpstreamCircuitOpen, UpstreamError
 from proxy.metrics import Metrics
-from proxy.settings import UpstreamSettings
+from proxy.settings.upstream import UpstreamSettings
 from proxy.upstream.breaker import Breaker, BreakerState, Ticket
 from proxy.upstream.protocol import Upstream, UpstreamResponse
 

@@ -19,7 +19,7 @@ import aiohttp
 
 from proxy.errors import UpstreamBroke, UpstreamConnectTimedOut, UpstreamError, UpstreamTimedOut, UpstreamUnreachable
 from proxy.metrics import Metrics
-from proxy.settings import UpstreamSettings
+from proxy.settings.upstream import UpstreamSettings
 
 _MAX_HEADER_BYTES = 65_536
 _STALE_ERRNOS = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED})

@@ -20,7 +20,7 @@ from proxy.answers import DONE
 from proxy.errors import UpstreamBroke, UpstreamError, UpstreamTimedOut, UpstreamUnreachable, error_body
 from proxy.metrics import Metrics
 from proxy.readiness import MODELS_PATH
-from proxy.settings import Provider, UpstreamSettings
+from proxy.settings.upstream import Provider, UpstreamSettings
 from proxy.stream import SseEvent
 from proxy.upstream.litellm_library import Answer, AnswerStream, Library
 from proxy.upstream.protocol import UpstreamResponse

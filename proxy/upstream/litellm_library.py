@@ -18,7 +18,7 @@ from typing import Any, Protocol, assert_never
 import httpx
 
 from proxy.errors import StartupError
-from proxy.settings import Provider, UpstreamSettings
+from proxy.settings.upstream import Provider, UpstreamSettings
 from proxy.upstream.provider_transport import WatchedTransport
 
 _QUIET_IMPORT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}

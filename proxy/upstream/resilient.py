@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.metrics import Metrics
-from proxy.settings import UpstreamSettings
+from proxy.settings.upstream import UpstreamSettings
 from proxy.upstream.admission import Admission
 from proxy.upstream.circuit import Circuit
 from proxy.upstream.protocol import Upstream

@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 
 from proxy.errors import UpstreamConnectTimedOut, UpstreamUnreachable
 from proxy.metrics import Metrics
-from proxy.settings import UpstreamSettings
+from proxy.settings.upstream import UpstreamSettings
 from proxy.upstream.protocol import Upstream, UpstreamResponse
 
 __all__ = ["RETRY_REASONS", "Retries", "retry_after_s"]

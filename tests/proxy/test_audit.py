@@ -10,7 +10,7 @@ import pytest
 from proxy.audit import Audit, open_audit
 from proxy.errors import StartupError
 from proxy.exchange import Mode
-from proxy.settings import AuditSettings
+from proxy.settings.operation import AuditSettings
 
 KILL = "How do I kill a process?"
 

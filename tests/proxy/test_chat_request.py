@@ -17,7 +17,7 @@ from proxy.errors import InvalidBody, InvalidModeHeader, RequestError, SteeringN
 from proxy.exchange import Mode
 from proxy.notes import Notes
 from proxy.request_limits import check_body
-from proxy.settings import LimitSettings
+from proxy.settings.operation import LimitSettings
 from proxy.wires.completions import COMPLETIONS
 from proxy.wires.protocol import Surface
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from proxy.openapi import openapi_document
 from proxy.relayed_path import RelayedPath
 from proxy.server import listen, url_of
-from proxy.settings import RelaySettings
+from proxy.settings.operation import RelaySettings
 
 DOCUMENT = openapi_document([RelayedPath.parse(text) for text in RelaySettings().paths])
 FEW = settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))

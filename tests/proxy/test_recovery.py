@@ -16,7 +16,7 @@ from proxy.ladder import Rules, Step
 from proxy.metrics import Metrics
 from proxy.policy import Answer, Attempt, AttemptResult
 from proxy.recovery import Recovery
-from proxy.settings import RecoverySettings
+from proxy.settings.recovery import RecoverySettings
 from proxy.signals import Signals
 from proxy.usage import Spending
 

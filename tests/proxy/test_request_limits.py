@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proxy import http_protocol
 from proxy.errors import InvalidBody, TooDeep
 from proxy.request_limits import check_body, deeper_than
-from proxy.settings import LimitSettings
+from proxy.settings.operation import LimitSettings
 
 BRACKETS = st.text(alphabet='[]{}"\\ab', max_size=12)
 JSON = st.recursive(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from proxy.metrics import Metrics
-from proxy.settings import UpstreamSettings
+from proxy.settings.upstream import UpstreamSettings
 
 
 class Exchange:

@@ -18,7 +18,7 @@ from proxy.errors import (
 )
 from proxy.exchange import Mode
 from proxy.metrics import Metrics
-from proxy.settings import UpstreamSettings
+from proxy.settings.upstream import UpstreamSettings
 from proxy.upstream.retries import Retries, retry_after_s
 
 NOW = 1_800_000_000.0

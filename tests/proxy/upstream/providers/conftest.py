@@ -15,7 +15,7 @@ from aiohttp import web
 
 from proxy.metrics import Metrics
 from proxy.server import listen, url_of
-from proxy.settings import UpstreamSettings
+from proxy.settings.upstream import UpstreamSettings
 from proxy.upstream.protocol import UpstreamResponse
 
 Json = dict[str, Any]
