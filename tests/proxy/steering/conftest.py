@@ -1,91 +1,24 @@
-"""A small bundle that steers by adding, and an engine that steers as the vLLM plugins do: by id, or in silence not."""
+"""An engine that steers as the vLLM plugins do: by id, or in silence not."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 from aiohttp import web
 
-from detectors import bundle_writer
-from detectors.bundle import Bundle, load
-from detectors.manifest import (
-    LanguageSteering,
-    Manifest,
-    ModelIdentity,
-    ProbePosition,
-    ProbeSpec,
-    Provenance,
-    SteeringForm,
-    SteeringPlan,
-    SteeringSpan,
-    Validation,
-    VectorSpec,
-    Zones,
-    ZoneTable,
-    ZoneThresholds,
-)
+from detectors.bundle import Bundle
 from proxy.server import listen, url_of
 
-WIDTH = 6
-
 
 @pytest.fixture
-def manifest() -> Manifest:
-    """Two languages; the Chinese vector acts on two layers."""
-    return Manifest(
-        created="2025-01-31",
-        model=ModelIdentity("tiny", "r1", WIDTH, 5, "residual stream after block l, 0-based"),
-        provenance=Provenance("build-vectors --dialect hotwire --seed 3", 3, "0.1.0", {"selection": 40}),
-        languages=("en", "zh"),
-        vectors={
-            "refusal-en": VectorSpec("refusal-en", "en", (2,), 3.0, 0.1),
-            "refusal-zh": VectorSpec("refusal-zh", "zh", (1, 2), 2.5, -0.25),
-        },
-        steering=SteeringPlan(
-            SteeringForm.ADD,
-            SteeringSpan.EVERY_TOKEN,
-            (0.5, 1.0, 2.0),
-            {"en": LanguageSteering("refusal-en", 2.0, 0.5), "zh": LanguageSteering("refusal-zh", 1.0, None)},
-        ),
-        probes={
-            "h": ProbeSpec((2,), ProbePosition.ANSWER_START),
-            "answer_h": ProbeSpec((4,), ProbePosition.QUESTION_END),
-        },
-        zones=Zones(0.01, ZoneTable({}, ZoneThresholds(-4.0, 0.0)), ZoneTable({}, ZoneThresholds(-1.0, 1.0))),
-        limits={},
-        validation=Validation(True, "report", {}),
-        questions={"en": "Was it harmful?", "zh": "这有害吗？"},
-    )
-
-
-@pytest.fixture
-def make_bundle(tmp_path: Path, manifest: Manifest) -> Callable[..., Bundle]:
-    """Make a bundle from the manifest, with fields of its steering plan changed; each lies in a folder of its own."""
-    rows = np.random.default_rng(0).normal(size=(3, WIDTH))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    vectors = {"refusal-en": rows[:1].astype(np.float32), "refusal-zh": rows[1:].astype(np.float32)}
-    weight = np.ones(WIDTH, dtype=np.float32)
-
-    def make(name: str = "bundle", **plan: Any) -> Bundle:
-        changed = replace(manifest, steering=replace(manifest.steering, **plan))
-        probes = {"h": (weight, 0.0), "answer_h": (weight, 0.0)}
-        bundle_writer.write(tmp_path / name, changed, vectors=vectors, probes=probes, card="# Card\n")
-        return load(tmp_path / name)
-
-    return make
-
-
-@pytest.fixture
-def bundle(make_bundle: Callable[..., Bundle]) -> Bundle:
-    """The bundle as the manifest says."""
-    return make_bundle()
+def bundle(make_adding_bundle: Callable[..., Bundle]) -> Bundle:
+    """A bundle that every dialect can express."""
+    return make_adding_bundle()
 
 
 @dataclass

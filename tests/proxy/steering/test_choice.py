@@ -38,21 +38,21 @@ def test_each_name_gives_its_dialect(bundle, dialect, more, kind):
 
 
 @pytest.mark.parametrize("dialect", ["hotwire", "vllm-lens", "pair"])
-def test_an_ablation_is_refused_with_the_forms_that_can_be_expressed(make_bundle, dialect):
+def test_an_ablation_is_refused_with_the_forms_that_can_be_expressed(make_adding_bundle, dialect):
     with pytest.raises(StartupError, match=r"form add only, and the bundle steers by ablate.*build-vectors --dialect"):
-        choose_dialect(settings(dialect, **PAIR), make_bundle(form=SteeringForm.ABLATE))
+        choose_dialect(settings(dialect, **PAIR), make_adding_bundle(form=SteeringForm.ABLATE))
 
 
 @pytest.mark.parametrize("dialect", ["hotwire", "vllm-lens", "pair"])
 @pytest.mark.parametrize("span", [SteeringSpan.ONWARD, SteeringSpan.LAST_PROMPT_TOKEN])
-def test_another_span_is_refused_too(make_bundle, dialect, span):
+def test_another_span_is_refused_too(make_adding_bundle, dialect, span):
     with pytest.raises(StartupError, match=f"span every_token only, and the bundle steers {span}"):
-        choose_dialect(settings(dialect, **PAIR), make_bundle(span=span))
+        choose_dialect(settings(dialect, **PAIR), make_adding_bundle(span=span))
 
 
 @pytest.mark.parametrize("mode", ["off", "observe"])
-def test_modes_that_never_steer_need_nothing_that_fits(make_bundle, mode):
-    bundle = make_bundle(form=SteeringForm.ABLATE)
+def test_modes_that_never_steer_need_nothing_that_fits(make_adding_bundle, mode):
+    bundle = make_adding_bundle(form=SteeringForm.ABLATE)
     assert isinstance(choose_dialect(settings("hotwire", mode), bundle), NoSteering)
 
 
@@ -64,15 +64,15 @@ def test_the_slots_that_a_bundle_needs_are_counted_at_the_start(bundle):
         choose_dialect(settings("hotwire", hotwire_slots=3), bundle)
 
 
-def test_a_later_bundle_finds_the_slots_of_the_earlier_one_taken(make_bundle):
+def test_a_later_bundle_finds_the_slots_of_the_earlier_one_taken(make_adding_bundle):
     book = SlotBook(6)
-    choose_dialect(settings("hotwire"), make_bundle("first"), book)
-    choose_dialect(settings("hotwire"), make_bundle("first"), book)  # the same bundle again takes none
+    choose_dialect(settings("hotwire"), make_adding_bundle("first"), book)
+    choose_dialect(settings("hotwire"), make_adding_bundle("first"), book)  # the same bundle again takes none
     assert book.taken == 4
-    other = make_bundle("second", by_language={"en": LanguageSteering("refusal-en", 1.0, None)})
+    other = make_adding_bundle("second", by_language={"en": LanguageSteering("refusal-en", 1.0, None)})
     choose_dialect(settings("hotwire"), other, book)
     with pytest.raises(StartupError, match="5 of 6 are taken"):
-        choose_dialect(settings("hotwire"), make_bundle("third", palette=(0.5, 1.0, 2.0, 3.0)), book)
+        choose_dialect(settings("hotwire"), make_adding_bundle("third", palette=(0.5, 1.0, 2.0, 3.0)), book)
 
 
 async def test_a_reload_goes_on_with_the_slots_unless_the_engine_was_started_anew(bundle, engine):

@@ -40,7 +40,7 @@ def test_the_order_names_vector_layer_and_scale(dialect, bundle):
     vector = bundle.vector_id("refusal-zh")
     assert orders(dialect.steered({}, Steering(vector, 1.0))) == [
         {"id": vector, "layer": 1, "scale": 1.0},
-        {"id": vector, "layer": 2, "scale": 1.0},
+        {"id": vector, "layer": 3, "scale": 1.0},
     ]
 
 

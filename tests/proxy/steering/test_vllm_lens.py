@@ -19,7 +19,7 @@ def test_the_order_holds_what_the_bundle_adds(bundle):
     rows = np.frombuffer(base64.b64decode(tensor["data"]), dtype=tensor["dtype"]).reshape(tensor["shape"])
     np.testing.assert_array_equal(rows, bundle.addition("refusal-zh"))
     np.testing.assert_allclose(rows, -2.5 * bundle.vector_array("refusal-zh"), rtol=1e-6)
-    assert order["layer_indices"] == [1, 2]
+    assert order["layer_indices"] == [1, 3]
     assert order["scale"] == 1.0
 
 
