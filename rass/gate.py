@@ -93,7 +93,10 @@ def fit_refusal(observations: Observations, settings: ProbeSettings) -> FittedPr
 
 
 def fit_answers(rows: ProbeRows, *, answer_open: float, false_close: float, settings: ProbeSettings) -> HarmGate:
-    """Fit ``answer_h`` where the question about each answer is read; the zones bound P(benign | answer to a harmful request)."""
+    """Fit ``answer_h`` where the question about each answer is read.
+
+    The zones bound P(benign | answer to a harmful request).
+    """
 
     def merit(scores: DoubleArray, tested: BoolArray) -> float:
         return coverage(scores, tested, rows.prompts, answer_open)
