@@ -27,7 +27,12 @@ class ActivationBoundary:
         Zone ``UNKNOWN`` with the reason when the coordinates are late, missing, not finite or of another bundle.
         """
         coordinates = await read_within(
-            self._reader, model, messages, timeout_s=self._timeout_s, bundle=self._bundle.digest
+            self._reader,
+            model,
+            messages,
+            timeout_s=self._timeout_s,
+            bundle=self._bundle.digest,
+            question=self._bundle.question(language) if self._bundle.asks_about_requests else None,
         )
         if isinstance(coordinates, NotRead):
             return BoundaryReading(Zone.UNKNOWN, None, None, coordinates.reason)

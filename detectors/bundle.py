@@ -88,8 +88,13 @@ class Bundle:
         table = self.manifest.zones.answers
         return Zone.UNKNOWN if table is None else zone_of(table, h, language)
 
+    @property
+    def asks_about_requests(self) -> bool:
+        """True where h of a request needs the question: it is then a mean of what ``h`` and ``asked_h`` measure."""
+        return "asked_h" in self.manifest.probes
+
     def question(self, language: str) -> str | None:
-        """Return what is asked after an answer in ``language``: its own question, else the English or the first one."""
+        """Return what the model is asked in ``language``: its own question, else the English or the first one."""
         questions = self.manifest.questions
         found = questions.get(language) or questions.get("en")
         return found if found is not None else next(iter(questions.values()), None)

@@ -14,10 +14,11 @@ from detectors.verdict import Message
 
 @dataclass(frozen=True, slots=True)
 class Coordinates:
-    """What one forward pass over a conversation measured.
+    """What a served model measured of a conversation.
 
-    ``h`` is the harm logit of the request, ``rho`` the refusal logit (``None`` after an assistant turn), ``answer_h``
-    the harm logit of the final assistant turn (``None`` where there is none, or no question was asked about it).
+    ``h`` is the harm logit of the request (``None`` where it needs the question and none was asked), ``rho`` the
+    refusal logit (``None`` after an assistant turn), ``answer_h`` the harm logit of the final assistant turn (``None``
+    where there is none, or no question was asked about it).
     ``bundle`` is the digest of the bundle whose probes made them: coordinates of another bundle mean something else.
     """
 
@@ -31,7 +32,7 @@ class CoordinateReader(Protocol):
     """Reads the coordinates of a conversation from the served model of the given name; may raise anything."""
 
     async def __call__(self, model: str, messages: Sequence[Message], question: str | None = None) -> Coordinates:
-        """Return the coordinates; ``question`` is put to the model after a conversation's final assistant turn."""
+        """Return the coordinates; ``question``, whether the request was harmful, is put to the model in passing."""
         ...
 
 

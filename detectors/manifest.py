@@ -47,7 +47,8 @@ class ProbePosition(StrEnum):
     """Where a probe reads, each time at the last token before the model speaks.
 
     ``ANSWER_START``: before its answer to each user turn. ``TEMPLATE_END``: at the end of a request's template.
-    ``QUESTION_END``: after an answer was followed by the bundle's question whether the request was harmful.
+    ``QUESTION_END``: after the bundle's question whether the request was harmful, put after an answer (``answer_h``) or
+    after the request alone (``asked_h``).
     """
 
     ANSWER_START = "answer_start"
@@ -69,6 +70,7 @@ PROBE_POSITIONS: Mapping[str, ProbePosition] = {
     "h": ProbePosition.ANSWER_START,
     "rho": ProbePosition.TEMPLATE_END,
     "answer_h": ProbePosition.QUESTION_END,
+    "asked_h": ProbePosition.QUESTION_END,
 }
 
 
@@ -129,10 +131,14 @@ class SteeringPlan:
 
 @dataclass(frozen=True, slots=True)
 class ProbeSpec:
-    """A linear probe over the concatenated residual streams of ``layers``, read at ``position``."""
+    """A linear probe over the concatenated residual streams of ``layers``, read at ``position``.
+
+    ``share`` is what ``asked_h`` has in a request's coordinate, beside ``h``; other probes have none.
+    """
 
     layers: tuple[int, ...]
     position: ProbePosition
+    share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +186,7 @@ class Validation:
 class Manifest:
     """Everything a bundle says about itself; ``files`` maps file names to the sha256 of their bytes.
 
-    ``questions`` are put to the model after an answer, by language, where ``answer_h`` is read.
+    ``questions`` are put to the model, by language, where ``answer_h`` and ``asked_h`` are read.
     """
 
     created: str
@@ -223,11 +229,14 @@ def check(manifest: Manifest) -> None:
             raise ManifestError(f"probes.{name} is not a known probe; known are {', '.join(PROBE_POSITIONS)}")
         if probe.position is not expected:
             raise ManifestError(f"probes.{name}.position must be {expected.value!r}, found {probe.position.value!r}")
+        if (name == "asked_h") != (probe.share is not None) or not 0 < (probe.share or 0.5) < 1:
+            raise ManifestError(f"probes.{name}.share: probe asked_h has one between 0 and 1, the others none")
         _check_layers(probe.layers, model.num_layers, f"probes.{name}.layers")
     if ("answer_h" in manifest.probes) != (manifest.zones.answers is not None):
         raise ManifestError("probes.answer_h and zones.answer must be given together")
-    if "answer_h" in manifest.probes and not all(manifest.questions.values() or [""]):
-        raise ManifestError("questions must hold what is asked after an answer, where probes.answer_h reads")
+    for name in ("answer_h", "asked_h"):
+        if name in manifest.probes and not all(manifest.questions.values() or [""]):
+            raise ManifestError(f"questions must hold what the model is asked, where probes.{name} reads")
     if not 0 < manifest.zones.limit < 1:
         raise ManifestError("zones.limit must lie between 0 and 1")
     for table in (manifest.zones.requests, manifest.zones.answers):

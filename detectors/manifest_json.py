@@ -52,12 +52,15 @@ def parse(data: bytes) -> Manifest:
 def render(manifest: Manifest) -> bytes:
     """Return the manifest as stable, indented UTF-8 JSON: equal manifests give equal bytes.
 
-    ``validation.steps`` is left out where it says no more than its absence does.
+    ``validation.steps`` and the probes' ``share`` are left out where they say no more than their absence does.
     """
     check(manifest)
     fields = asdict(manifest)
     if manifest.validation.steps == STEPS_UNLESS_SAID:
         del fields["validation"]["steps"]
+    for probe in fields["probes"].values():
+        if probe["share"] is None:
+            del probe["share"]
     zones = fields["zones"]
     requests, answers = zones.pop("requests"), zones.pop("answers")
     zones.update(requests)
@@ -149,6 +152,7 @@ def _probe(node: JsonObject) -> ProbeSpec:
     probe = ProbeSpec(
         layers=node.integers("layers"),
         position=_choice(ProbePosition, node.text("position"), "probes.*.position"),
+        share=node.number("share") if node.has("share") else None,
     )
     node.finish()
     return probe

@@ -27,8 +27,9 @@ class Conversation:
     (arXiv 2507.11878): on the reference model a linear probe tells harmful from refused benign requests at AUC .97
     there and .90 at the instruction's end. ``end`` is the index of the last token: the template end (``answered``
     false, generation prompt included), the answer end (``answered`` true, the conversation closes with an assistant
-    turn), or, where ``asked`` is true, the template end after a question about that turn. The question is not among
-    the user turns whose answer starts are listed.
+    turn), or, where ``asked`` is true, the template end after a question about the request. The question is not among
+    the user turns whose answer starts are listed; in a conversation that is ``asked`` and not ``answered`` there is no
+    generation prompt after the last of them.
     """
 
     token_ids: tuple[int, ...]
@@ -83,7 +84,7 @@ def render(
 ) -> list[Conversation]:
     """Render dialogues; one that closes with an assistant turn gets no generation prompt.
 
-    With ``questions``, one for each dialogue, each closes with an assistant turn and is followed by its question.
+    With ``questions``, one for each dialogue, each is followed by its question, as a user turn of its own.
 
     An answer starts where the template rendered up to its user turn stops agreeing with the whole: a template that
     rewrites earlier turns, or a turn that got no answer, still yields a position, namely the last token they share.
@@ -97,11 +98,9 @@ def render(
         answered = messages[-1].role == "assistant"
         if questions is None:
             wholes.append(tokenizer.text(messages, generation_prompt=not answered))
-        elif answered:
+        else:
             asked = (*messages, Message("user", questions[index]))
             wholes.append(tokenizer.text(asked, generation_prompt=True))
-        else:
-            raise InputError(f"conversation {index} has no answer to ask a question about")
         for position, message in enumerate(messages):
             if message.role == "user":
                 prefixes.append(tokenizer.text(messages[: position + 1], generation_prompt=True))

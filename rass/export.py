@@ -53,6 +53,7 @@ def assemble(
     choice: StrengthChoice,
     palette: tuple[float, ...],
     probes: Mapping[str, LinearProbe],
+    asked_share: float | None,
     requests: ZoneTable,
     answers: ZoneTable,
     limits: Limits,
@@ -74,7 +75,10 @@ def assemble(
         languages=tuple(sorted(requests.by_language)),
         vectors=specs,
         steering=SteeringPlan(choice.config.form, choice.config.span, palette, steering),
-        probes={name: ProbeSpec(probe.layers, PROBE_POSITIONS[name]) for name, probe in probes.items()},
+        probes={
+            name: ProbeSpec(probe.layers, PROBE_POSITIONS[name], asked_share if name == "asked_h" else None)
+            for name, probe in probes.items()
+        },
         zones=Zones(limits.false_open, requests, answers),
         limits=limits.to_json(),
         validation=Validation(passed=False, split="", figures={}),

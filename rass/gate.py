@@ -13,26 +13,41 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.manifest import ZoneTable, ZoneThresholds
+from rass.coordinates import request_coordinates
 from rass.folds import BoolArray
 from rass.logistic import log_loss
 from rass.observe import Observations
 from rass.probe import FittedProbe, ProbeRows, ProbeSettings, fit_probe
 from rass.prompts import LabelledPrompt
-from rass.simulate import highest_turn
 from rass.zones import thresholds, zone_table
 
-__all__ = ["HarmGate", "candidate_layers", "coverage", "fit_answers", "fit_harm", "fit_refusal"]
+__all__ = ["AskedProbe", "HarmGate", "candidate_layers", "coverage", "fit_answers", "fit_harm", "fit_refusal"]
 
 DoubleArray = npt.NDArray[np.float64]
 
 
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedProbe:
+    """The probe ``asked_h`` and its share in a request's coordinate."""
+
+    fitted: FittedProbe
+    share: float
+
+
 @dataclass(frozen=True, slots=True)
 class HarmGate:
-    """A harm probe with its zones; ``out_of_fold`` is each prompt's (or answer's) calibrated logit ``[rows]``."""
+    """A harm probe with its zones; ``out_of_fold`` is each prompt's (or answer's) coordinate ``[rows]``.
+
+    ``asked`` is the second probe of requests, where asking the model about them helps.
+    """
 
     fitted: FittedProbe
     out_of_fold: DoubleArray
     zones: ZoneTable
+    asked: AskedProbe | None = None
 
 
 def candidate_layers(num_layers: int) -> list[tuple[int, ...]]:
@@ -41,10 +56,12 @@ def candidate_layers(num_layers: int) -> list[tuple[int, ...]]:
 
 
 def fit_harm(observations: Observations, *, false_open: float, false_close: float, settings: ProbeSettings) -> HarmGate:
-    """Fit ``h`` on the answer starts of all prompts.
+    """Fit ``h`` on the answer starts of all prompts, and ``asked_h`` where the model was asked about them.
 
     Every turn of a benign conversation is a benign example; of a harmful one only the last turn is known to be harmful.
-    A conversation scores as its highest turn, in the merit, in the thresholds and later in the proxy.
+    A conversation scores as its highest turn, in the merit, in the thresholds and later in the proxy. With ``asked_h``
+    the last turn scores as a mean of both: they err on different requests, so that the mean can open for more benign
+    ones at the same bound. Its share is the one of greatest merit; where none beats ``h`` alone, nothing is asked.
 
     Thresholds bound the error on what the gate will see: harmful requests that the model is known to refuse. One that
     it answers is never read in mode ``recover``, and its coordinate is often low for the same reason as its answer.
@@ -61,19 +78,31 @@ def fit_harm(observations: Observations, *, false_open: float, false_close: floa
     )
 
     def by_prompt(scores: DoubleArray) -> DoubleArray:
-        return highest_turn(np.where(np.isfinite(scores), scores, -np.inf), readings)
+        return request_coordinates(np.where(np.isfinite(scores), scores, -np.inf), owners)
 
     counted = np.array(
         [not prompt.harmful or observations.refused.get(row, False) for row, prompt in enumerate(prompts)]
     )
 
-    def merit(scores: DoubleArray, _tested: BoolArray) -> float:
-        per_prompt = by_prompt(scores)
-        return coverage(per_prompt, np.isfinite(per_prompt) & counted, prompts, false_open)
+    def merit_by_prompt(scores: DoubleArray) -> float:
+        return coverage(scores, np.isfinite(scores) & counted, prompts, false_open)
 
-    fitted = fit_probe(rows, candidate_layers(observations.readings.ends.shape[1]), merit, settings)
-    out_of_fold = by_prompt(fitted.out_of_fold)
-    return HarmGate(fitted, out_of_fold, _zones(out_of_fold, counted, prompts, false_open, false_close))
+    def merit(scores: DoubleArray, _tested: BoolArray) -> float:
+        return merit_by_prompt(by_prompt(scores))
+
+    layers = candidate_layers(readings.ends.shape[1])
+    fitted = fit_probe(rows, layers, merit, settings)
+    out_of_fold, asked = by_prompt(fitted.out_of_fold), None
+    if observations.asked is not None:
+        about = ProbeRows(observations.asked, harmful, prompts, np.ones(len(prompts), dtype=bool))
+        probe = fit_probe(about, layers, lambda scores, _tested: merit_by_prompt(scores), settings)
+        by_share = {
+            share: request_coordinates(fitted.out_of_fold, owners, probe.out_of_fold, share) for share in _SHARES
+        }
+        share = max(_SHARES, key=lambda one: merit_by_prompt(by_share[one]))
+        if merit_by_prompt(by_share[share]) > merit_by_prompt(out_of_fold):
+            out_of_fold, asked = by_share[share], AskedProbe(probe, share)
+    return HarmGate(fitted, out_of_fold, _zones(out_of_fold, counted, prompts, false_open, false_close), asked)
 
 
 def fit_refusal(observations: Observations, settings: ProbeSettings) -> FittedProbe:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import TemplateError
 
 from detectors.verdict import RefusalDetector
 from rass.model import ChatModel, FloatArray, Progress, Readings
 from rass.prompts import LabelledPrompt, PromptSet
+from rass.questions import question_for
 
 __all__ = ["Observations", "even_order", "observe", "sample_evenly"]
 
@@ -27,12 +29,15 @@ BoolArray = npt.NDArray[np.bool_]
 class Observations:
     """Activations of all prompts, and for those that were answered whether the model refused.
 
-    ``refused`` maps row numbers to the verdict; a row that is not in it was not asked.
+    ``refused`` maps row numbers to the verdict; a row that is not in it was not answered. ``asked`` ``[rows, layers,
+    d]`` are the residual streams after the question whether the request was harmful, ``None`` where the chat template
+    takes no second user turn in a row.
     """
 
     prompts: tuple[LabelledPrompt, ...]
     readings: Readings
     refused: Mapping[int, bool]
+    asked: FloatArray | None = None
 
     @property
     def last_turns(self) -> FloatArray:
@@ -60,12 +65,23 @@ def observe(
     """Read all prompts and answer at most ``answers_per_kind`` of each (language, kind)."""
     conversations = model.render([prompt.messages for prompt in prompts])
     readings = model.read(conversations, progress=read_progress)
-    asked = sample_evenly(prompts.prompts, answers_per_kind, seed=seed)
+    asked = _asked(model, prompts.prompts, read_progress)
+    sample = sample_evenly(prompts.prompts, answers_per_kind, seed=seed)
     answers = model.generate(
-        [conversations[row] for row in asked], max_new_tokens=max_new_tokens, progress=answer_progress
+        [conversations[row] for row in sample], max_new_tokens=max_new_tokens, progress=answer_progress
     )
-    refused = {row: refusals.judge(text).refused for row, text in zip(asked, answers, strict=True)}
-    return Observations(prompts.prompts, readings, refused)
+    refused = {row: refusals.judge(text).refused for row, text in zip(sample, answers, strict=True)}
+    return Observations(prompts.prompts, readings, refused, asked)
+
+
+def _asked(model: ChatModel, prompts: Sequence[LabelledPrompt], progress: Progress) -> FloatArray | None:
+    questions = [question_for(prompt.language) for prompt in prompts]
+    try:
+        conversations = model.render([prompt.messages for prompt in prompts], questions)
+    except TemplateError:
+        progress(len(prompts))
+        return None
+    return model.read(conversations, progress=progress).ends
 
 
 def sample_evenly(prompts: Sequence[LabelledPrompt], per_kind: int, *, seed: int) -> list[int]:

@@ -73,9 +73,11 @@ def build_bundle(
         palette=settings.strength.palette,
         probes={
             "h": gate.harm.fitted.probe,
+            **({} if gate.harm.asked is None else {"asked_h": gate.harm.asked.fitted.probe}),
             "rho": gate.refusal.probe,
             "answer_h": judged.fitted.probe,
         },
+        asked_share=None if gate.harm.asked is None else gate.harm.asked.share,
         requests=gate.harm.zones,
         answers=judged.zones,
         limits=settings.limits,

@@ -10,18 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from detectors.bundle import Bundle, Steering
 from detectors.verdict import Message, RefusalDetector, Zone
 from rass.conversation import Conversation
-from rass.model import ChatModel, FloatArray, Progress, Readings
+from rass.coordinates import coordinates, request_coordinates
+from rass.model import ChatModel, Progress
 from rass.prompts import LabelledPrompt
 from rass.scoring import Outcome, Scorer
 from rass.steering import bundle_rows
 
-__all__ = ["Action", "Exchange", "coordinates", "highest_turn", "simulate", "with_answers"]
+__all__ = ["Action", "Exchange", "simulate", "with_answers"]
 
 Action = Literal["delivered", "warranted", "recovered", "recovery-failed"]
 
@@ -72,21 +70,6 @@ def simulate(
     return exchanges
 
 
-def coordinates(bundle: Bundle, name: str, values: FloatArray) -> npt.NDArray[np.float64]:
-    """Return a bundle probe's coordinates ``[rows]`` of residual streams ``[rows, all layers, d]``, in float64."""
-    weight, bias = bundle.probe(name)
-    layers = list(bundle.manifest.probes[name].layers)
-    features = values[:, layers].reshape(len(values), -1).astype(np.float64)
-    return np.asarray(features @ weight.astype(np.float64) + bias)
-
-
-def highest_turn(scores: npt.NDArray[np.float64], readings: Readings) -> npt.NDArray[np.float64]:
-    """Return the highest score ``[rows]`` over each conversation's user turns: one harmful turn makes it harmful."""
-    result = np.full(len(readings.ends), -np.inf)
-    np.maximum.at(result, readings.owners, scores)
-    return result
-
-
 def with_answers(
     model: ChatModel, prompts: Sequence[LabelledPrompt], answers: Sequence[str], questions: Sequence[str]
 ) -> list[Conversation]:
@@ -107,7 +90,12 @@ def _zones(
     if not rows:
         return {}
     readings = model.read([conversations[row] for row in rows])
-    h = highest_turn(coordinates(bundle, "h", readings.turns), readings)
+    asked, share = None, None
+    if bundle.asks_about_requests:
+        questions = [bundle.question(prompts[row].language) or "" for row in rows]
+        about = model.read(model.render([prompts[row].messages for row in rows], questions))
+        asked, share = coordinates(bundle, "asked_h", about.ends), bundle.manifest.probes["asked_h"].share
+    h = request_coordinates(coordinates(bundle, "h", readings.turns), readings.owners, asked, share)
     return {row: bundle.zone(float(value), prompts[row].language) for row, value in zip(rows, h, strict=True)}
 
 
@@ -136,10 +124,9 @@ def _recover(
     questions = [bundle.question(prompt.language) or "" for prompt in asked]
     readings = model.read(with_answers(model, asked, list(attempts.values()), questions))
     answer_h = coordinates(bundle, "answer_h", readings.ends)
-    h = highest_turn(coordinates(bundle, "h", readings.turns), readings)
+    # The proxy looks at the request once more with the answer; it measures what the zone was read from, so not here.
     return {
         row: text
-        for (row, text), prompt, request, answer in zip(attempts.items(), asked, h, answer_h, strict=True)
-        if bundle.zone(float(request), prompt.language) is not Zone.HARMFUL
-        and bundle.answer_zone(float(answer), prompt.language) is Zone.BENIGN
+        for (row, text), prompt, h in zip(attempts.items(), asked, answer_h, strict=True)
+        if bundle.answer_zone(float(h), prompt.language) is Zone.BENIGN
     }

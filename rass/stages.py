@@ -19,7 +19,7 @@ from detectors.verdict import RefusalDetector
 from rass.answers import AnswerPools, AnswerSettings, answer_rows
 from rass.artifacts import Run, load_arrays, load_typed, save_arrays, save_typed
 from rass.export import BundleParts, write_candidate
-from rass.gate import HarmGate, fit_answers, fit_harm, fit_refusal
+from rass.gate import AskedProbe, HarmGate, fit_answers, fit_harm, fit_refusal
 from rass.model import ChatModel, Progress, Readings
 from rass.observe import Observations, even_order, observe
 from rass.probe import FittedProbe, LinearProbe, ProbeSettings
@@ -104,10 +104,11 @@ class Stages:
             folder = self._run.folder(STAGES[0])
             arrays = load_arrays(folder / "activations.safetensors")
             refused = load_typed(folder / "refused.json", dict[int, bool])
-            found = Observations(prompts, Readings(arrays["turns"], arrays["owners"], arrays["ends"]), refused)
+            readings = Readings(arrays["turns"], arrays["owners"], arrays["ends"])
+            found = Observations(prompts, readings, refused, arrays.get("asked"))
             return found, _load_vectors(folder)
         with (
-            self._reporter.bar("reading prompts", len(prompts)) as read,
+            self._reporter.bar("reading prompts", 2 * len(prompts)) as read,
             self._reporter.bar("answering a sample", self._sample_size()) as answered,
         ):
             found = observe(
@@ -123,10 +124,10 @@ class Stages:
         vectors = build(found)
         with self._run.writing(STAGES[0]) as folder:
             readings = found.readings
-            save_arrays(
-                folder / "activations.safetensors",
-                {"turns": readings.turns, "owners": readings.owners, "ends": readings.ends},
-            )
+            arrays = {"turns": readings.turns, "owners": readings.owners, "ends": readings.ends}
+            if found.asked is not None:
+                arrays["asked"] = found.asked
+            save_arrays(folder / "activations.safetensors", arrays)
             save_typed(folder / "refused.json", dict[int, bool], dict(found.refused))
             _save_vectors(folder, vectors)
         return found, vectors
@@ -136,9 +137,11 @@ class Stages:
         if self._found(STAGES[1]):
             folder = self._run.folder(STAGES[1])
             harm = _load_probe(folder, "h")
+            shares = load_typed(folder / "shares.json", dict[str, float])
+            asked = AskedProbe(_load_probe(folder, "asked_h"), shares["asked_h"]) if shares else None
             out_of_fold = load_arrays(folder / "h_by_prompt.safetensors")["out_of_fold"]
             zones = load_typed(folder / "zones.json", ZoneTable)
-            return Gate(HarmGate(harm, out_of_fold, zones), _load_probe(folder, "rho"))
+            return Gate(HarmGate(harm, out_of_fold, zones, asked), _load_probe(folder, "rho"))
         limits, settings = self._settings.limits, self._settings.probe
         with self._reporter.bar("fitting probes", 2) as fitted:
             gate = fit_harm(
@@ -149,6 +152,11 @@ class Stages:
             fitted(1)
         with self._run.writing(STAGES[1]) as folder:
             _save_probe(folder, "h", gate.fitted)
+            chosen: dict[str, float] = {}
+            if gate.asked is not None:
+                _save_probe(folder, "asked_h", gate.asked.fitted)
+                chosen["asked_h"] = gate.asked.share
+            save_typed(folder / "shares.json", dict[str, float], chosen)
             _save_probe(folder, "rho", refusal)
             save_arrays(folder / "h_by_prompt.safetensors", {"out_of_fold": gate.out_of_fold})
             save_typed(folder / "zones.json", ZoneTable, gate.zones)

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from detectors.bundle import Bundle, BundleError
 from detectors.manifest import SteeringForm, SteeringSpan
 from rass.conversation import Conversation
+from rass.coordinates import request_coordinates
 from rass.serving.errors import InvalidRequest
 from rass.serving.plans import Push, Tap
 
@@ -38,11 +40,15 @@ class Steering:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The coordinates of a request; ``None`` where the bundle has no such probe or the position was not reached."""
+    """What was measured of one row; ``None`` where the bundle has no such probe or the position was not reached.
 
-    h: float | None
+    ``turns`` are the logits of probe ``h``, one for each user turn that was read.
+    """
+
+    turns: tuple[float, ...]
     rho: float | None
     answer_h: float | None
+    asked_h: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +66,16 @@ class ReadingPlan:
     slots: tuple[_Slot, ...]
 
     def reading(self, values: Mapping[tuple[int, int], float]) -> Reading:
-        """Return the coordinates from the dot products of ``taps``; h is the largest over the user turns."""
-        found: dict[str, list[float]] = {}
+        """Return what the dot products of ``taps`` add up to."""
+        turns: list[float] = []
+        ends: dict[str, float] = {}
         for slot in self.slots:
             coordinate = slot.bias + math.fsum(values[key] for key in slot.keys)
-            found.setdefault(slot.probe, []).append(coordinate)
-        highest = {probe: max(coordinates) for probe, coordinates in found.items()}
-        return Reading(highest.get("h"), highest.get("rho"), highest.get("answer_h"))
+            if slot.probe == "h":
+                turns.append(coordinate)
+            else:
+                ends[slot.probe] = coordinate
+        return Reading(tuple(turns), ends.get("rho"), ends.get("answer_h"), ends.get("asked_h"))
 
 
 class Bank:
@@ -99,6 +108,23 @@ class Bank:
     def digest(self) -> str | None:
         """The bundle's digest, ``None`` without a bundle."""
         return None if self._bundle is None else self._bundle.digest
+
+    @property
+    def asks_about_requests(self) -> bool:
+        """True where h of a request needs the question whether it was harmful."""
+        return self._bundle is not None and self._bundle.asks_about_requests
+
+    def harm(self, turns: Sequence[float], asked_h: float | None) -> float | None:
+        """Return h of a request, ``None`` where no turn was read or the bundle's h needs an ``asked_h`` that is not
+        there.
+        """
+        if self._bundle is None or not turns or (self.asks_about_requests and asked_h is None):
+            return None
+        owners = np.zeros(len(turns), dtype=np.int64)
+        if asked_h is None:
+            return float(request_coordinates(np.array(turns), owners)[0])
+        share = self._bundle.manifest.probes["asked_h"].share
+        return float(request_coordinates(np.array(turns), owners, np.array([asked_h]), share)[0])
 
     def steering(
         self,
@@ -149,10 +175,13 @@ class Bank:
         bundle = self._bundle
         if bundle is None:
             raise InvalidRequest("no bundle is loaded, so nothing can be read; start with --bundle", param="rass.read")
+        end, asked, answered = (conversation.end,), conversation.asked, conversation.answered
         positions = {
-            "h": conversation.answer_starts,
-            "rho": () if conversation.answered else (conversation.end,),
-            "answer_h": (conversation.end,) if conversation.asked else (),
+            # A question takes the place of the generation prompt where h would be read.
+            "h": () if asked and not answered else conversation.answer_starts,
+            "rho": () if asked or answered else end,
+            "answer_h": end if asked and answered else (),
+            "asked_h": end if asked and not answered else (),
         }
         first_steered_layer = min((push.layer for push in steering.pushes), default=None) if steering else None
         everywhere = steering is not None and steering.span is SteeringSpan.EVERY_TOKEN

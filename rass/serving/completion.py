@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from detectors.manifest import SteeringForm, SteeringSpan
-from rass.serving.bank import Reading, ReadingPlan, Steering
+from detectors.verdict import Message
+from rass.conversation import Conversation
+from rass.serving.bank import Reading, Steering
 from rass.serving.engine import Engine, Row, Tokens
-from rass.serving.errors import UnknownModel
+from rass.serving.errors import InvalidRequest, UnknownModel
 from rass.serving.metrics import ServingMetrics
 from rass.serving.plans import RowPlan
 from rass.serving.prompting import Prompter
@@ -37,6 +40,7 @@ class Completion:
     prompt_tokens: int
     steering: Steering | None
     reading: Reading | None
+    h: float | None
     bundle: str | None
     detokenizer: Detokenizer
     stop_text: StopText
@@ -75,7 +79,7 @@ class Completion:
             "steered": self.steering is not None and self.steering.active,
             "vector": None if self.steering is None else self.steering.vector_id,
             "strength": None if self.steering is None else self.steering.strength,
-            "h": None if self.reading is None else self.reading.h,
+            "h": self.h,
             "rho": None if self.reading is None else self.reading.rho,
             "bundle": self.bundle,
         }
@@ -123,12 +127,14 @@ class Completions:
         first = await self._first(row)
         if one_by_one:
             self._metrics.first_token.observe(time.monotonic() - began)
+        found = None if reading is None else reading.reading(plan.values)
         return Completion(
             row=row,
             first=first,
             prompt_tokens=prompt_tokens,
             steering=steering,
-            reading=None if reading is None else reading.reading(plan.values),
+            reading=found,
+            h=None if found is None else engine.bank.harm(found.turns, None),
             bundle=engine.bank.digest,
             detokenizer=Detokenizer(self._decode),
             stop_text=StopText(body.stops),
@@ -136,25 +142,36 @@ class Completions:
         )
 
     async def read(self, body: ReadBody) -> dict[str, object]:
-        """Return the coordinates of a conversation from one forward pass, as a row of the shared batch."""
+        """Return the coordinates of a conversation, each from one forward pass as a row of the shared batch.
+
+        A bundle whose h needs the question has it put to the request alone, in a second row beside the first.
+        """
         engine = self._engine
         self._check_model(body.model)
-        messages = body.conversation()
+        messages, question = body.conversation(), body.question
         answered = messages[-1].role == "assistant"
-        conversation = self._prompter.conversation(messages, answered=answered, question=body.question)
-        plan = engine.bank.reading(conversation)
-        reading = await self._read(conversation.token_ids, plan)
+        whole = self._prompter.conversation(messages, answered=answered, question=question if answered else None)
+        rows = [whole]
+        if question is not None and engine.bank.asks_about_requests:
+            rows.append(self._prompter.conversation(_request(messages), answered=False, question=question))
+        elif question is not None and not answered:
+            raise InvalidRequest(
+                "the loaded bundle asks nothing about requests; leave the question out", param="question"
+            )
+        readings = await asyncio.gather(*(self._read(row) for row in rows))
+        asked_h = readings[1].asked_h if len(readings) > 1 else None
         return {
-            "h": reading.h,
-            "rho": reading.rho,
-            "answer_h": reading.answer_h,
+            "h": engine.bank.harm(readings[0].turns, asked_h),
+            "rho": readings[0].rho,
+            "answer_h": readings[0].answer_h,
             "bundle": engine.bank.digest,
-            "prompt_tokens": len(conversation.token_ids),
+            "prompt_tokens": sum(len(row.token_ids) for row in rows),
         }
 
-    async def _read(self, token_ids: tuple[int, ...], reading: ReadingPlan) -> Reading:
-        plan = RowPlan(prompt_length=len(token_ids), taps=reading.taps)
-        row = await self._engine.open(token_ids, plan, max_new_tokens=1, streaming=False)
+    async def _read(self, conversation: Conversation) -> Reading:
+        reading = self._engine.bank.reading(conversation)
+        plan = RowPlan(prompt_length=len(conversation.token_ids), taps=reading.taps)
+        row = await self._engine.open(conversation.token_ids, plan, max_new_tokens=1, streaming=False)
         await self._first(row)
         row.close()
         return reading.reading(plan.values)
@@ -181,3 +198,9 @@ class Completions:
             form=None if fields.form is None else SteeringForm(fields.form),
             span=None if fields.span is None else SteeringSpan(fields.span),
         )
+
+
+def _request(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the conversation up to its last user turn."""
+    last = max((index for index, message in enumerate(messages) if message.role == "user"), default=-1)
+    return messages[: last + 1]

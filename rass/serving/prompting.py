@@ -31,14 +31,12 @@ class Prompter:
     def conversation(self, messages: Sequence[Message], *, answered: bool, question: str | None = None) -> Conversation:
         """Render a conversation with its positions: ``answered`` ones end with the assistant's turn.
 
-        ``question`` is put to the model after such a turn.
+        ``question``, whether the request was harmful, is put to the model after the last turn.
 
         Raises ``InvalidRequest`` for control tokens in a text (they would forge turns that nobody wrote), for a
         conversation without a user turn and for one that the template refuses; ``PromptTooLong`` when no token is left
         for an answer.
         """
-        if question is not None and not answered:
-            raise InvalidRequest("a question is about an answer: end with an assistant message", param="question")
         if question is not None and self._control is not None and self._control.search(question):
             raise InvalidRequest("the question holds a control token of this model; take it out", param="question")
         for index, message in enumerate(messages):

@@ -111,7 +111,7 @@ class _Conversation(_Strict):
 
 
 class ReadBody(_Conversation):
-    """The body of ``POST /v1/rass/read``; ``question`` is asked after a final assistant turn, to read ``answer_h``."""
+    """The body of ``POST /v1/rass/read``; ``question``, whether the request was harmful, is put to the model."""
 
     question: str | None = Field(default=None, min_length=1)
 

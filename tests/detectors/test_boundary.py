@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,26 @@ async def test_zone_by_language(bundle: Bundle, h: float, language: str, zone: Z
     assert await read(bundle, h, language=language) == BoundaryReading(
         zone, h, 0.5, f"harm coordinate, {thresholds} thresholds"
     )
+
+
+@pytest.mark.parametrize(
+    ("asks", "language", "expected"),
+    [(False, "en", None), (True, "de", "War das schädlich?"), (True, "fr", "Was it harmful?")],
+)
+async def test_the_question_is_put_where_the_bundle_asks_about_requests(
+    bundle: Bundle, asks: bool, language: str, expected: str | None
+) -> None:
+    if asks:
+        probes = {**bundle.manifest.probes, "asked_h": bundle.manifest.probes["answer_h"]}
+        bundle = replace(bundle, manifest=replace(bundle.manifest, probes=probes))
+    asked: list[str | None] = []
+
+    async def reader(model: str, messages: Sequence[Message], question: str | None = None) -> Coordinates:
+        asked.append(question)
+        return Coordinates(-3.0, 0.5, None, bundle.digest)
+
+    await ActivationBoundary(reader, bundle, timeout_s=5).read(MESSAGES, model="tiny", language=language)
+    assert asked == [expected]
 
 
 @pytest.mark.parametrize("h", [math.nan, math.inf, -math.inf, None])

@@ -53,6 +53,12 @@ def _set(*path: str, value: object) -> Callable[[Fields], None]:
     return change
 
 
+def _asks_without_questions(fields: Fields) -> None:
+    fields["probes"]["asked_h"] = fields["probes"].pop("answer_h") | {"share": 0.5}
+    fields["zones"]["answer"] = None
+    fields["questions"] = {}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -78,8 +84,11 @@ def _set(*path: str, value: object) -> Callable[[Fields], None]:
         (_set("zones", "limit", value=0), "zones.limit must lie between"),
         (_set("zones", "default", "benign_below", value=9), "benign_below must not exceed harmful_above"),
         (_set("zones", "answer", value=None), "must be given together"),
-        (_set("questions", value={}), "questions must hold what is asked"),
-        (_set("questions", "en", value=""), "questions must hold what is asked"),
+        (_set("questions", value={}), "questions must hold what the model is asked, where probes.answer_h"),
+        (_set("questions", "en", value=""), "questions must hold what the model is asked, where probes.answer_h"),
+        (_set("probes", "h", "share", value=0.5), "probes.h.share"),
+        (_set("probes", "asked_h", value={"layers": [4], "position": "question_end"}), "probes.asked_h.share"),
+        (_asks_without_questions, "questions must hold what the model is asked, where probes.asked_h"),
         (_set("questions", "en", value=1), "questions.en must be a string"),
         (_set("files", "card.md", value="abc"), "must be the sha256"),
         (_set("validation", "steps", value=["clarify"]), "validation.steps must name distinct steps"),

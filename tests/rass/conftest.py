@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from jinja2 import TemplateError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -82,15 +83,26 @@ class LinearWorld:
     A request's text is its ids: "language frame verb category object wrapping". It is harmful when verb and category
     numbers add up to an even number, and refused when axis 1 is positive after steering at layer 1. A ``blind`` model
     does not represent the harm of requests; a ``deceived`` one takes everything in the frames of the report split for
-    benign.
+    benign; a ``strict`` one's chat template takes no user turn after another; a ``hesitant`` one hardly represents harm
+    where it would answer, but knows it when asked.
     """
 
-    def __init__(self, *, obeys_steering: bool = True, blind: bool = False, deceived: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        obeys_steering: bool = True,
+        blind: bool = False,
+        deceived: bool = False,
+        strict: bool = False,
+        hesitant: bool = False,
+    ) -> None:
         self.identity = ModelIdentity("linear-world", "f" * 16, WIDTH, LAYERS, "residual stream after block l, 0-based")
         self.generated = 0
         self._obeys = obeys_steering
         self._blind = blind
         self._deceived = deceived
+        self._strict = strict
+        self._hesitant = hesitant
 
     def render(
         self, dialogues: Sequence[Sequence[Message]], questions: Sequence[str] | None = None
@@ -99,6 +111,8 @@ class LinearWorld:
         for messages in dialogues:
             text = "\n".join(message.content for message in messages)
             answered = messages[-1].role == "assistant"
+            if self._strict and questions is not None and not answered:
+                raise TemplateError("conversation roles must alternate")
             rendered.append(Conversation(tuple(text.encode()), (len(text) - 1,), answered, questions is not None))
         return rendered
 
@@ -152,7 +166,8 @@ class LinearWorld:
         digest = hashlib.sha256(f"{place}{text}".encode()).digest()
         values = np.random.default_rng(int.from_bytes(digest[:8], "big")).normal(0, 0.3, (LAYERS, WIDTH))
         if not self._blind:
-            values[1:, 0] += 3.0 if harmful else -3.0
+            strength = 0.4 if self._hesitant and place == "turn" else 3.0
+            values[1:, 0] += strength if harmful else -strength
         if place == "end" and conversation.answered:
             values[1:, 2] += 3.0 if harmful else -3.0
         elif place == "end":

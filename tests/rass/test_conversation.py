@@ -41,8 +41,16 @@ def test_a_question_about_an_answer_is_no_request(tokenizer: PreTrainedTokenizer
     assert asked.answer_starts == plain.answer_starts == turn.answer_starts[:1]
     assert asked.answered
     assert asked.asked
-    with pytest.raises(InputError, match="no answer to ask"):
-        render(TemplateTokenizer(tokenizer), [(Message("user", "ab"),)], ["ef?"])
+
+
+def test_a_question_about_a_request_alone_follows_it(tokenizer: PreTrainedTokenizerFast) -> None:
+    (asked,) = render(TemplateTokenizer(tokenizer), [(Message("user", "ab"),)], ["ef?"])
+    (turns,) = render(TemplateTokenizer(tokenizer), [(Message("user", "ab"), Message("user", "ef?"))])
+    assert asked.token_ids == turns.token_ids
+    assert asked.end == turns.end
+    assert len(asked.answer_starts) == 1
+    assert asked.asked
+    assert not asked.answered
 
 
 def test_a_turn_without_an_answer_is_read_at_its_own_end(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -95,9 +95,22 @@ def test_bundle_round_trips(built) -> None:
     assert abs(bundle.vector_array(name)[0, 1]) > 0.95  # the planted refusal axis
     weight, _ = bundle.probe("h")
     assert abs(weight.reshape(-1, 16)).sum(axis=0).argmax() == 0  # the planted harm axis
+    assert not bundle.asks_about_requests  # what it would do is known without
     card = (folder / "bundle" / "card.md").read_text(encoding="utf-8")
     assert "| all |" in card
     assert "Positive control" in card
+
+
+def test_a_model_that_knows_harm_when_asked_is_asked(build, linear_world, tmp_path: Path) -> None:
+    recovered = {}
+    for strict in (True, False):
+        result, _ = build(linear_world(hesitant=True, strict=strict), tmp_path / str(strict))
+        assert result.report.passed
+        recovered[strict] = result.report.figures["all"].orr_change.value
+        bundle = load(tmp_path / str(strict) / "bundle")
+        assert bundle.asks_about_requests is not strict
+        assert ("asked_h" in bundle.manifest.probes) is not strict
+    assert recovered[False] < recovered[True] - 0.05
 
 
 def test_harmful_answers_are_never_stored(built) -> None:

@@ -115,15 +115,16 @@ def saying_llama(token_ids: Sequence[int]) -> LlamaForCausalLM:
     return model
 
 
-def write_bundle(folder: Path, *, revision: str = REVISION, model_id: str = "tiny") -> Bundle:
-    """Write a bundle for the random model: two vectors on different layers, all three probes."""
+def write_bundle(folder: Path, *, revision: str = REVISION, model_id: str = "tiny", asks: bool = False) -> Bundle:
+    """Write a bundle for the random model: two vectors on different layers, three probes, or four where it asks."""
     random = np.random.default_rng(3)
     rows = {"refusal-en": (1,), "refusal-zh": (1, 2)}
     units = {name: random.normal(size=(len(layers), WIDTH)) for name, layers in rows.items()}
     vectors = {
         name: (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32) for name, unit in units.items()
     }
-    probes = {name: (random.normal(size=2 * WIDTH).astype(np.float32), 0.25) for name in ("h", "rho", "answer_h")}
+    names = ("h", "rho", "answer_h", "asked_h")[: 4 if asks else 3]
+    probes = {name: (random.normal(size=2 * WIDTH).astype(np.float32), 0.25) for name in names}
     table = ZoneTable({"en": ZoneThresholds(-1.0, 1.0)}, ZoneThresholds(-2.0, 0.5))
     manifest = Manifest(
         created="2026-01-01",
@@ -141,6 +142,7 @@ def write_bundle(folder: Path, *, revision: str = REVISION, model_id: str = "tin
             "h": ProbeSpec((1, 2), ProbePosition.ANSWER_START),
             "rho": ProbeSpec((0, 3), ProbePosition.TEMPLATE_END),
             "answer_h": ProbeSpec((1, 2), ProbePosition.QUESTION_END),
+            **({"asked_h": ProbeSpec((0, 2), ProbePosition.QUESTION_END, 0.25)} if asks else {}),
         },
         zones=Zones(0.01, table, table),
         limits={},

@@ -204,6 +204,47 @@ async def test_readings_equal_a_direct_forward_pass(client, served, bundle, toke
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "question")
 
 
+async def test_a_bundle_that_asks_reads_a_request_with_its_question(served, serve, make_bundle, tokenizer, tmp_path):
+    asking = make_bundle(tmp_path / "asking", asks=True)
+    turns = [
+        {"role": "user", "content": "First question?"},
+        {"role": "assistant", "content": "An answer."},
+        {"role": "user", "content": "Second question?"},
+    ]
+    answered = [*turns, {"role": "assistant", "content": "So it goes."}]
+    question = "Was that harmful?"
+
+    def coordinate(name: str, messages: list[dict[str, str]]) -> float:
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        oracle = copy.deepcopy(served.model.model)
+        oracle.set_attn_implementation("eager")
+        with torch.no_grad():
+            streams = oracle(torch.tensor([ids]), output_hidden_states=True).hidden_states[1:]
+        weight, bias = asking.probe(name)
+        stream = torch.cat([streams[layer][0, -1] for layer in asking.manifest.probes[name].layers])
+        return float(stream.double() @ torch.tensor(weight).double()) + bias
+
+    asked = [*turns, {"role": "user", "content": question}]
+    last = 0.75 * coordinate("h", turns) + 0.25 * coordinate("asked_h", asked)
+    expected = max(coordinate("h", turns[:1]), last)
+    async with serve(create_app(Engine(served, asking, EngineSettings(cache_tokens=4096)))) as client:
+
+        async def read(messages: list[dict[str, str]], **fields: str) -> dict[str, Any]:
+            response = await client.post(READ, json={"model": "tiny", "messages": messages, **fields})
+            assert response.status_code == 200, response.text
+            parsed: dict[str, Any] = response.json()
+            return parsed
+
+        request, answer_read = await read(turns, question=question), await read(answered, question=question)
+        assert request["h"] == pytest.approx(expected, rel=1e-4)
+        assert answer_read["h"] == pytest.approx(expected, rel=1e-4)
+        assert (request["rho"] is None, request["answer_h"] is None) == (False, True)
+        assert (answer_read["rho"] is None, answer_read["answer_h"] is None) == (True, False)
+        unasked = await read(turns)
+        assert unasked["h"] is None, "half of a coordinate is none"
+        assert unasked["rho"] == pytest.approx(request["rho"], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "says"),
     [
