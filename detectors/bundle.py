@@ -9,6 +9,7 @@ is refused with a sentence that says which.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from detectors.boundary_zones import zone_of
+from detectors.coordinates import request_coordinates
 from detectors.manifest import (
     MANIFEST_NAME,
     PROBE_NAME,
@@ -92,6 +94,19 @@ class Bundle:
     def asks_about_requests(self) -> bool:
         """True where h of a request needs the question: it is then a mean of what ``h`` and ``asked_h`` measure."""
         return "asked_h" in self.manifest.probes
+
+    def request_h(self, turns: Sequence[float], asked_h: float | None) -> float | None:
+        """Return h of a request from the logits of ``h``, one a user turn, and that of ``asked_h``.
+
+        ``None`` where no turn was read, or where h needs an ``asked_h`` that is not there.
+        """
+        if not turns or (self.asks_about_requests and asked_h is None):
+            return None
+        one = np.zeros(len(turns), dtype=np.int64)
+        asked = self.manifest.probes.get("asked_h")
+        if asked is None or asked_h is None:
+            return float(request_coordinates(np.array(turns), one)[0])
+        return float(request_coordinates(np.array(turns), one, np.array([asked_h]), asked.share)[0])
 
     def question(self, language: str) -> str | None:
         """Return what the model is asked in ``language``: its own question, else the English or the first one."""

@@ -8,8 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from detectors.judge_transport import PostTransport
 from detectors.verdict import Message
+
+DoubleArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,23 @@ async def read_within(
     if coordinates.bundle != bundle:
         return NotRead(f"coordinates are of bundle {coordinates.bundle or 'none'}, expected {bundle}")
     return coordinates
+
+
+def request_coordinates(
+    turns: DoubleArray, owners: npt.NDArray[np.int64], asked: DoubleArray | None = None, share: float | None = None
+) -> DoubleArray:
+    """Return the harm coordinate h ``[rows]`` of conversations: one harmful turn makes a conversation harmful.
+
+    ``turns`` are the logits of probe ``h`` ``[user turns]`` in order, ``owners`` the row of each, ascending. ``asked``
+    are those of probe ``asked_h`` ``[rows]``, about the last turn: there h is a mean of both logits, in which ``asked``
+    has ``share``.
+    """
+    if asked is not None and share is not None:
+        last = np.append(owners[1:] != owners[:-1], True)
+        turns = np.where(last, (1 - share) * turns + share * asked[owners], turns)
+    result = np.full(int(owners[-1]) + 1, -np.inf)
+    np.maximum.at(result, owners, turns)
+    return result
 
 
 def reader_over(transport: PostTransport) -> CoordinateReader:

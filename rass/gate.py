@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from detectors.coordinates import request_coordinates
 from detectors.manifest import ZoneTable, ZoneThresholds
-from rass.coordinates import request_coordinates
 from rass.folds import BoolArray
 from rass.logistic import log_loss
 from rass.observe import Observations

@@ -10,16 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from detectors.bundle import Bundle, Steering
+from detectors.coordinates import request_coordinates
 from detectors.verdict import Message, RefusalDetector, Zone
 from rass.conversation import Conversation
-from rass.coordinates import coordinates, request_coordinates
-from rass.model import ChatModel, Progress
+from rass.model import ChatModel, FloatArray, Progress
 from rass.prompts import LabelledPrompt
 from rass.scoring import Outcome, Scorer
 from rass.steering import bundle_rows
 
-__all__ = ["Action", "Exchange", "simulate", "with_answers"]
+__all__ = ["Action", "Exchange", "coordinates", "simulate", "with_answers"]
 
 Action = Literal["delivered", "warranted", "recovered", "recovery-failed"]
 
@@ -68,6 +71,14 @@ def simulate(
             action = "warranted"
         exchanges.append(Exchange(prompt, outcome, gated, zones.get(row), action))
     return exchanges
+
+
+def coordinates(bundle: Bundle, name: str, values: FloatArray) -> npt.NDArray[np.float64]:
+    """Return a bundle probe's coordinates ``[rows]`` of residual streams ``[rows, all layers, d]``, in float64."""
+    weight, bias = bundle.probe(name)
+    layers = list(bundle.manifest.probes[name].layers)
+    features = values[:, layers].reshape(len(values), -1).astype(np.float64)
+    return np.asarray(features @ weight.astype(np.float64) + bias)
 
 
 def with_answers(

@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from detectors.bundle import Bundle, BundleError
 from detectors.manifest import SteeringForm, SteeringSpan
 from rass.conversation import Conversation
-from rass.coordinates import request_coordinates
 from rass.serving.errors import InvalidRequest
 from rass.serving.plans import Push, Tap
 
@@ -114,17 +112,9 @@ class Bank:
         """True where h of a request needs the question whether it was harmful."""
         return self._bundle is not None and self._bundle.asks_about_requests
 
-    def harm(self, turns: Sequence[float], asked_h: float | None) -> float | None:
-        """Return h of a request, ``None`` where no turn was read or the bundle's h needs an ``asked_h`` that is not
-        there.
-        """
-        if self._bundle is None or not turns or (self.asks_about_requests and asked_h is None):
-            return None
-        owners = np.zeros(len(turns), dtype=np.int64)
-        if asked_h is None:
-            return float(request_coordinates(np.array(turns), owners)[0])
-        share = self._bundle.manifest.probes["asked_h"].share
-        return float(request_coordinates(np.array(turns), owners, np.array([asked_h]), share)[0])
+    def request_h(self, reading: Reading, asked_h: float | None = None) -> float | None:
+        """Return h of a request as the bundle makes it up, ``None`` where a part of it was not measured."""
+        return None if self._bundle is None else self._bundle.request_h(reading.turns, asked_h)
 
     def steering(
         self,

@@ -134,7 +134,7 @@ class Completions:
             prompt_tokens=prompt_tokens,
             steering=steering,
             reading=found,
-            h=None if found is None else engine.bank.harm(found.turns, None),
+            h=None if found is None else engine.bank.request_h(found),
             bundle=engine.bank.digest,
             detokenizer=Detokenizer(self._decode),
             stop_text=StopText(body.stops),
@@ -161,7 +161,7 @@ class Completions:
         readings = await asyncio.gather(*(self._read(row) for row in rows))
         asked_h = readings[1].asked_h if len(readings) > 1 else None
         return {
-            "h": engine.bank.harm(readings[0].turns, asked_h),
+            "h": engine.bank.request_h(readings[0], asked_h),
             "rho": readings[0].rho,
             "answer_h": readings[0].answer_h,
             "bundle": engine.bank.digest,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
-from detectors.coordinates import Coordinates, reader_over
+from detectors.coordinates import Coordinates, reader_over, request_coordinates
 from detectors.judge_transport import PostResponse
 from detectors.verdict import Message
 
@@ -29,3 +30,12 @@ async def test_coordinates() -> None:
 async def test_no_coordinates(status: int, body: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  a JSON error is one of them
         await read(status, body)
+
+
+def test_a_harmful_turn_is_not_talked_away_by_a_harmless_last_one() -> None:
+    turns = np.array([5.0, -4.0, -4.0, 3.0])
+    owners = np.array([0, 0, 1, 2])
+    alone = request_coordinates(turns, owners)
+    assert alone.tolist() == [5.0, -4.0, 3.0]
+    asked = np.array([-8.0, -8.0, -1.0])
+    assert request_coordinates(turns, owners, asked, 0.25).tolist() == [5.0, -5.0, 2.0]
