@@ -149,7 +149,7 @@ class StreamSettings(Group):
     """Streams in mode recover: how much of the head is held back, and for how long."""
 
     head_chars: PositiveInt = Field(
-        default=240, description="Characters after which an undecided head is judged as it is."
+        default=400, description="Characters after which an undecided head is judged as it is."
     )
     hold_reasoning: bool = Field(
         default=False,

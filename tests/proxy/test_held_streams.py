@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from detectors.refusal_stream import LONGEST_WAIT
 from proxy.answers import StreamReader
 from proxy.exchange import Mode
+from proxy.settings.recovery import StreamSettings
 from proxy.stream import SseParser
 from proxy.wires.chat import CHAT
 
@@ -188,3 +190,7 @@ async def test_tools_are_never_held(model, start_proxy, script, refusal):
     _, headers, body = await proxy.ask(KILL, stream=True, tools=[{"type": "function", "function": {"name": "f"}}])
     assert headers["x-rass-action"] == "observing"
     assert body == model.stream_bytes(KILL)
+
+
+def test_a_head_is_held_as_long_as_the_refusal_detector_may_stay_unsure():
+    assert StreamSettings().head_chars >= LONGEST_WAIT
