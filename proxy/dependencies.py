@@ -13,6 +13,7 @@ from detectors.bundle import Bundle, BundleError, Steering, load
 from detectors.verdict import Zone
 from proxy.audit import Audit, open_audit
 from proxy.errors import StartupError
+from proxy.exchange import Mode
 from proxy.key_file import read_keys
 from proxy.keys import Keyring
 from proxy.metrics import Metrics
@@ -121,7 +122,9 @@ async def build_dependencies(settings: Settings, former: Dependencies | None = N
             except StartupError as error:
                 raise StartupError(f"route {route.name}: {error}") from error
         tracer = open_tracer(settings.telemetry.otlp_endpoint)
-        deps = await _dependencies_of(settings, metrics, audit, former=former)
+        # Where nothing comes to the default route, what its mode would need is not asked for.
+        unserved = {} if settings.default_route else {"mode": Mode.OFF, "bundle": None}
+        deps = await _dependencies_of(settings.model_copy(update=unserved), metrics, audit, former=former)
     except BaseException:
         for made in routes.values():
             await made.release()

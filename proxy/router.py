@@ -46,6 +46,11 @@ class Route:
         return None if key is None else key.get_secret_value()
 
 
+def fits(patterns: Sequence[str], model: str) -> bool:
+    """Whether a route with these patterns takes ``model``, unless one before it does."""
+    return any(fnmatchcase(model, pattern) for pattern in patterns)
+
+
 class Router:
     """Chooses by model name: the first route that has a matching pattern, else the default one if there is one."""
 
@@ -66,7 +71,7 @@ class Router:
     def route(self, model: str) -> Route:
         """Return the route that serves ``model``; raises ``ModelNotFound``."""
         for route in self._routes:
-            if any(fnmatchcase(model, pattern) for pattern in route.patterns):
+            if fits(route.patterns, model):
                 return route
         if self._default is None:
             patterns = ", ".join(pattern for route in self._routes for pattern in route.patterns)

@@ -141,6 +141,12 @@ class Settings(BaseSettings):
         """The dialect that the upstream understands: a provider behind litellm is never steered."""
         return DialectName.NONE if self.upstream.kind is UpstreamKind.LITELLM else self.steering.dialect
 
+    def served(self) -> dict[str, Settings]:
+        """Return the settings of every route that is served, by name, the default one last."""
+        routes = {route.name: self.of_route(route) for route in self.routes}
+        own = self.model_copy(update={"routes": ()})
+        return routes | ({DEFAULT_ROUTE: own} if self.default_route else {})
+
     def of_route(self, route: RouteSettings) -> Settings:
         """Return the settings by which a route's models are served."""
         return self.model_copy(update={**route.overrides(), "routes": (), "default_route": True})

@@ -128,6 +128,14 @@ async def test_a_header_may_only_lower_the_routes_own_mode(backends, start):
     assert headers["x-rass-action"] == "off"
 
 
+async def test_without_a_default_route_its_mode_needs_nothing(backends, start):
+    one, two = backends
+    routes = [second(two, mode="observe")]
+    # Mode recover asks for a bundle, but no request can come there.
+    proxy = await start(mode="recover", upstream={"url": one.url}, routes=routes, default_route=False)
+    assert said((await ask(proxy, "b-1"))[2]) == "second serves b-1"
+
+
 async def test_without_a_default_route_an_unnamed_model_is_not_found(backends, start):
     one, two = backends
     proxy = await start(upstream={"url": one.url}, routes=[second(two)], default_route=False)
