@@ -146,10 +146,9 @@ async def _dependencies_of(
     former: Dependencies | None = None,
 ) -> Dependencies:
     """Make what serves one route's models; ``prefix`` goes before the names of its upstreams in metrics."""
-    from detectors.coordinates import reader_over
     from proxy.detector_choice import choose_detectors
+    from proxy.reading import choose_reader
     from proxy.upstream.choice import open_upstream
-    from proxy.upstream.post import READ_PATH, PostOverUpstream
 
     bundle = await asyncio.to_thread(load_bundle, settings)
     upstream = open_upstream(settings.upstream, metrics, name=f"{prefix}model")
@@ -170,7 +169,7 @@ async def _dependencies_of(
             closing.push_async_callback(pair.close)
         book = _book(settings, upstream, former)
         dialect = choose_dialect(settings, bundle, book)
-        reader = reader_over(PostOverUpstream(upstream, READ_PATH, secret, purpose="reading"))
+        reader = choose_reader(settings, bundle, upstream, secret)
         detectors = await asyncio.to_thread(
             choose_detectors, settings, bundle, reader=reader, judging=judging, closing=closing
         )
