@@ -79,6 +79,15 @@ async def test_a_warranted_refusal_says_so(model, start_proxy, script, refusal, 
     await eventually(lambda: proxy.total("rass_refusals_total", kind="warranted", language="en") == 1)
 
 
+async def test_a_streams_typed_refusal_is_called_what_a_whole_ones_is(model, start_proxy, script):
+    model.scripts[KILL] = script("", message={"refusal": "No."})
+    proxy = await start_proxy()
+    (_, whole, _), (_, stream, _) = await proxy.ask(KILL), await proxy.ask(KILL, stream=True)
+    for name in ("x-rass-action", "x-rass-zone", "x-rass-refusal", "x-rass-attempts"):
+        assert stream[name] == whole[name]
+    assert stream["x-rass-action"] == "unjudged"
+
+
 async def test_an_observed_stream_is_judged_after_the_client_has_it(model, start_proxy, script, refusal, eventually):
     model.scripts[KILL] = script(refusal)
     proxy = await start_proxy(Mode.OBSERVE)
