@@ -14,6 +14,7 @@ from proxy.ladder import Step
 from proxy.metrics import Metrics
 from proxy.readiness import ReadinessCheck
 from proxy.settings import DEFAULT_ROUTE, Settings
+from proxy.settings.group import revealed
 from proxy.settings.recovery import CanarySettings
 
 logger = logging.getLogger(__name__)
@@ -117,12 +118,11 @@ def build_canary(settings: Settings, deps: Dependencies) -> Canary | None:
 
 def engine_probe(settings: Settings, deps: Dependencies, *, max_tokens: int, purpose: str) -> EngineProbe:
     """Return what asks the engine that ``deps`` stand before, with the key of ``settings``."""
-    key = settings.upstream.api_key
     return EngineProbe(
         upstream=deps.upstream,
         steered_upstream=deps.pair or deps.upstream,
         dialect=deps.dialect,
-        api_key=None if key is None else key.get_secret_value(),
+        api_key=revealed(settings.upstream.api_key),
         max_tokens=max_tokens,
         purpose=purpose,
     )

@@ -13,6 +13,7 @@ from proxy.engine_probe import EngineProbe, NoAnswer
 from proxy.ladder import Step
 from proxy.readiness import Mismatch, ReadinessCheck, Ready, Unreachable
 from proxy.settings import Settings
+from proxy.settings.group import revealed
 from proxy.settings.upstream import UpstreamKind
 from proxy.steering import NoSteering
 
@@ -110,8 +111,7 @@ async def _fallback_line(settings: Settings, deps: Dependencies, model: str) -> 
     if fallback.upstream is None and fallback.model == model:
         return warn(name, f"{model} is the served model itself, so that it is never asked; set recovery.fallback.model")
     upstream = fallback.upstream or deps.upstream
-    own_key = settings.upstream.api_key if fallback.upstream is None else None
-    key = fallback.api_key or (None if own_key is None else own_key.get_secret_value())
+    key = fallback.api_key or (revealed(settings.upstream.api_key) if fallback.upstream is None else None)
     probe = EngineProbe(
         upstream=upstream,
         steered_upstream=upstream,

@@ -20,6 +20,7 @@ from proxy.metrics import Metrics
 from proxy.mode_needs import check_mode
 from proxy.rate_limits import RateLimits
 from proxy.settings import Settings
+from proxy.settings.group import revealed
 from proxy.signals import Detectors
 from proxy.steering import Dialect, DialectName
 from proxy.steering.choice import choose_dialect, expressed_plan
@@ -159,8 +160,6 @@ async def _dependencies_of(
             towards = settings.upstream.towards(settings.judge.url)
             judging = open_upstream(towards, metrics, name=f"{prefix}judge", counted="judge")
             closing.push_async_callback(judging.close)
-        key = settings.upstream.api_key
-        secret = None if key is None else key.get_secret_value()
         pair = None
         if settings.dialect is DialectName.PAIR and settings.steering.pair_url is not None:
             # All that it is sent are attempts, so that those open its breaker.
@@ -169,7 +168,7 @@ async def _dependencies_of(
             closing.push_async_callback(pair.close)
         book = _book(settings, upstream, former)
         dialect = choose_dialect(settings, bundle, book)
-        reader = choose_reader(settings, bundle, upstream, secret)
+        reader = choose_reader(settings, bundle, upstream, revealed(settings.upstream.api_key))
         detectors = await asyncio.to_thread(
             choose_detectors, settings, bundle, reader=reader, judging=judging, closing=closing
         )
@@ -216,7 +215,7 @@ def build_fallback(settings: Settings, metrics: Metrics, *, name: str = "fallbac
     if chosen.url is not None:
         # All that it is sent are attempts, so that those open its breaker.
         upstream = open_upstream(settings.upstream.towards(chosen.url), metrics, name=name, counted="attempt")
-    return Fallback(chosen.model, upstream, None if chosen.api_key is None else chosen.api_key.get_secret_value())
+    return Fallback(chosen.model, upstream, revealed(chosen.api_key))
 
 
 def nothing_recovers(language: str, zone: Zone) -> Steering | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from detectors.bundle import Steering
 from proxy.answers import ChatAnswer, read_choices, together
 from proxy.errors import UpstreamError
+from proxy.headers import bearer
 from proxy.steering import Dialect, SteeredRequest
 from proxy.steering.vllm import SALT
 from proxy.upstream.protocol import Upstream, read_up_to
@@ -65,9 +66,7 @@ class EngineProbe:
         self._dialect = dialect
         self._max_tokens = max_tokens
         self._purpose = purpose
-        self._headers = {"content-type": "application/json"}
-        if api_key is not None:
-            self._headers["authorization"] = f"Bearer {api_key}"
+        self._headers = {"content-type": "application/json", **bearer(api_key)}
 
     async def plain(self, model: str, prompt: str, salt: str) -> Said:
         """Ask unsteered; ``salt`` goes to engines that share prefixes. Raises ``NoAnswer``."""

@@ -13,6 +13,7 @@ from proxy.exchange import Mode
 from proxy.gate import Gate
 from proxy.readiness import ReadinessCheck
 from proxy.settings import Settings
+from proxy.settings.group import revealed
 from proxy.shadow import Shadow
 from proxy.upstream.protocol import Upstream
 
@@ -42,8 +43,7 @@ class Route:
     @property
     def api_key(self) -> str | None:
         """The key that is sent upstream in place of the client's."""
-        key = self.settings.upstream.api_key
-        return None if key is None else key.get_secret_value()
+        return revealed(self.settings.upstream.api_key)
 
 
 def fits(patterns: Sequence[str], model: str) -> bool:

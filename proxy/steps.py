@@ -12,6 +12,7 @@ from detectors.verdict import Zone
 from proxy.clarify import CLARIFIED, Notes, clarified
 from proxy.engine_fields import STEERING_FIELDS
 from proxy.exchange import ChatRequest
+from proxy.headers import bearer
 from proxy.ladder import Rules, Step
 from proxy.policy import permitted
 from proxy.steering import Dialect
@@ -124,8 +125,7 @@ class Steps:
         if fallback.upstream is not None:
             # The client's key is for this upstream: it must not travel to another one.
             headers = {name: headers[name] for name in headers if name in _SENT_ELSEWHERE | {IDEMPOTENCY_HEADER}}
-        if fallback.api_key is not None:
-            headers["authorization"] = f"Bearer {fallback.api_key}"
+        headers |= bearer(fallback.api_key)
         # Another model's engine has no use for orders to this one's.
         payload = {name: value for name, value in request.payload.items() if name not in STEERING_FIELDS}
         return Order(fallback.upstream or self._upstream, headers, {**payload, "model": fallback.model})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detectors.judge_transport import PostResponse
+from proxy.headers import bearer
 from proxy.upstream.protocol import Upstream, read_up_to
 
 __all__ = ["READ_PATH", "PostOverUpstream"]
@@ -23,9 +24,7 @@ class PostOverUpstream:
         self._path = path
         self._purpose = purpose
         self._max_bytes = max_bytes
-        self._headers = {"content-type": "application/json"}
-        if api_key is not None:
-            self._headers["authorization"] = f"Bearer {api_key}"
+        self._headers = {"content-type": "application/json", **bearer(api_key)}
 
     async def __call__(self, body: bytes) -> PostResponse:
         """Send ``body``; raises an ``UpstreamError`` when there is no answer, ``ValueError`` for one too long."""
