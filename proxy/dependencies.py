@@ -126,6 +126,9 @@ async def build_dependencies(settings: Settings, former: Dependencies | None = N
         # Where nothing comes to the default route, what its mode would need is not asked for.
         unserved = {} if settings.default_route else {"mode": Mode.OFF, "bundle": None}
         deps = await _dependencies_of(settings.model_copy(update=unserved), metrics, audit, former=former)
+        for route in settings.routes:
+            routes[route.name] = _with_fallback(routes[route.name], settings.of_route(route), settings, routes)
+        deps = _with_fallback(deps, settings, settings, routes)
     except BaseException:
         for made in routes.values():
             await made.release()
@@ -194,6 +197,18 @@ async def _dependencies_of(
     )
 
 
+def _with_fallback(
+    deps: Dependencies, own: Settings, settings: Settings, routes: Mapping[str, Dependencies]
+) -> Dependencies:
+    """Return ``deps`` with the upstream of the route that ``own`` settings fall back to; it stays that route's."""
+    chosen = own.recovery.fallback
+    route = next((route for route in settings.routes if route.name == chosen.route), None)
+    if route is None or chosen.model is None:
+        return deps
+    key = revealed(settings.of_route(route).upstream.api_key)
+    return replace(deps, fallback=Fallback(chosen.model, routes[route.name].upstream, key))
+
+
 def _book(settings: Settings, upstream: Upstream, former: Dependencies | None) -> SlotBook:
     """Return the slots of the engine: those taken before go on with it, unless it was started with another number."""
     slots = settings.steering.hotwire_slots
@@ -204,7 +219,7 @@ def _book(settings: Settings, upstream: Upstream, former: Dependencies | None) -
 def build_fallback(settings: Settings, metrics: Metrics, *, name: str = "fallback") -> Fallback | None:
     """Return the model that step fallback asks, or ``None`` where none is set; whoever calls closes its upstream.
 
-    ``name`` is its upstream's in metrics.
+    ``name`` is its upstream's in metrics. A route's upstream is put in later, once all routes are there.
     """
     from proxy.upstream.choice import open_upstream
 

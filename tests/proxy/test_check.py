@@ -340,6 +340,16 @@ async def test_a_fallback_that_answers(checked, model, script):
     only(await checked(recovery={"fallback": {"model": "other"}}), "fallback", State.OK, "answers as other")
 
 
+async def test_a_fallback_at_another_routes_upstream(checked, model, script):
+    model.scripts[SAMPLE_REQUEST] = script(SAMPLE_ANSWER, other=SAMPLE_ANSWER)
+    helper = {"name": "helper", "models": ["other"], "mode": "off", "upstream": {"url": model.url, "api_key": "k"}}
+    fallback = {"model": "other", "route": "helper"}
+    lines = await checked(recovery={"fallback": fallback}, routes=[helper])
+    only(lines, "fallback", State.OK, "answers as other")
+    asked = [sent for body, sent in zip(model.requests, model.headers, strict=True) if body["model"] == "other"]
+    assert [sent["authorization"] for sent in asked] == ["Bearer k"] * len(asked)
+
+
 async def test_fallbacks_that_do_not(checked, model):
     missing = {"fallback": {"model": "missing"}}
     only(await checked(recovery=missing), "fallback", State.FAIL, "404")
