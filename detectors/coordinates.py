@@ -116,5 +116,11 @@ def reader_over(transport: PostTransport) -> CoordinateReader:
     return read
 
 
+def shared_tokens(prefix: Sequence[int], whole: Sequence[int]) -> int:
+    """Return how many leading tokens both have in common."""
+    pairs = enumerate(zip(prefix, whole, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(prefix), len(whole)))
+
+
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -15,6 +15,8 @@ _STEP = 16  # new characters before the next one
 # Answers need more certainty: a refusal taken for an answer costs its recovery, while a refused head is judged again
 # on the whole.
 _DECIDES = ((64, 0.98, 0.007), (96, 0.97, 0.018), (152, 0.95, 0.03), (176, 0.56, 0.37), (400, 0.67, 0.18))
+LONGEST_WAIT = _DECIDES[-1][0]
+"""Characters of visible text after which it always decides."""
 _DENSE = 1.6  # how many characters of an alphabet one of a dense script counts for
 
 

@@ -60,6 +60,7 @@ class Authentication:
         headers = header_map(scope)
         try:
             key = self._key(headers.get("authorization"))
+            notes_of(scope).key_id = key.name
             leave = self._limits.admit(key)
         except Unauthorized as error:
             await send_error(error, request_id_of(headers), send)
@@ -68,7 +69,6 @@ class Authentication:
             self._metrics.rate_limited.labels(error.limit).inc()
             await send_error(error, request_id_of(headers), send)
             return
-        notes_of(scope).key_id = key.name
         try:
             await self._app(identified(scope, key.caller()), receive, send)
         finally:

@@ -8,11 +8,13 @@ import random
 
 from proxy.canary import Canary, CanaryReport, CanaryResult, strongest
 from proxy.dependencies import Dependencies
+from proxy.engine_probe import EngineProbe
 from proxy.exchange import Mode
 from proxy.ladder import Step
 from proxy.metrics import Metrics
 from proxy.readiness import ReadinessCheck
 from proxy.settings import DEFAULT_ROUTE, Settings
+from proxy.settings.group import revealed
 from proxy.settings.recovery import CanarySettings
 
 logger = logging.getLogger(__name__)
@@ -106,13 +108,21 @@ def build_canary(settings: Settings, deps: Dependencies) -> Canary | None:
     steers = settings.mode.recovers and deps.dialect.can_steer and Step.STEER in settings.recovery.ladder
     if not (settings.canary.enabled and steers and steerings):
         return None
-    key = settings.upstream.api_key
     return Canary(
         settings.canary,
+        probe=engine_probe(settings, deps, max_tokens=settings.canary.max_tokens, purpose="canary"),
+        steerings=steerings,
+        check=ReadinessCheck(settings, deps.upstream, deps.bundle),
+    )
+
+
+def engine_probe(settings: Settings, deps: Dependencies, *, max_tokens: int, purpose: str) -> EngineProbe:
+    """Return what asks the engine that ``deps`` stand before, with the key of ``settings``."""
+    return EngineProbe(
         upstream=deps.upstream,
         steered_upstream=deps.pair or deps.upstream,
         dialect=deps.dialect,
-        steerings=steerings,
-        check=ReadinessCheck(settings, deps.upstream, deps.bundle),
-        api_key=None if key is None else key.get_secret_value(),
+        api_key=revealed(settings.upstream.api_key),
+        max_tokens=max_tokens,
+        purpose=purpose,
     )

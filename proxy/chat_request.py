@@ -40,7 +40,7 @@ def parse_chat_request(
     Refusals of other surfaces than ``recovered_surfaces`` are only observed. What is asked for goes into ``notes``.
     Raises ``TooManyMessages``, ``InvalidModeHeader`` or ``SteeringNotPermitted``.
     """
-    check_messages(payload, limits)
+    check_messages(payload, wire.turns_field, limits)
     if not (allow_client_steering or caller.may(Right.CLIENT_STEERING)):
         refuse_steering(payload)
     conversation = wire.conversation(payload)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from proxy.check_detectors import detector_lines
 from proxy.check_line import Line, fail, ok, warn
-from proxy.check_steering import steering_line
+from proxy.check_route import route_lines
 from proxy.dependencies import Dependencies, build_dependencies, load_bundle
 from proxy.errors import StartupError
 from proxy.exposure import check_exposure, is_loopback
 from proxy.key_file import read_keys
 from proxy.keys import Keyring
-from proxy.readiness import Mismatch, ReadinessCheck, Ready, Unreachable
-from proxy.settings import Settings
+from proxy.router import fits
+from proxy.settings import DEFAULT_ROUTE, Settings
 
 
 async def check(
@@ -27,17 +27,35 @@ async def check(
         settings = load()
     except StartupError as error:
         return [fail("settings", str(error))]
-    lines = [ok("settings", f"valid; mode {settings.mode}")]
-    lines += _key_lines(settings)
-    lines.append(_bundle_line(settings))
+    lines = [ok("settings", f"valid; mode {settings.mode}"), *_key_lines(settings)]
+    said = {line.says for line in lines}  # what was told of the keys is not told again of each route
+    patterns = {route.name: route.models for route in settings.routes}
+    for name, own in settings.served().items():
+
+        def serves(model: str, name: str = name) -> bool:
+            return name == next((each for each in patterns if fits(patterns[each], model)), DEFAULT_ROUTE)
+
+        found = await _of_route(own, build, patterns.get(name, ()), serves)
+        prefix = "" if name == DEFAULT_ROUTE else f"{name}/"
+        lines += [replace(line, name=prefix + line.name) for line in found if line.says not in said]
+    return lines
+
+
+async def _of_route(
+    settings: Settings,
+    build: Callable[[Settings], Awaitable[Dependencies]],
+    patterns: Sequence[str],
+    serves: Callable[[str], bool],
+) -> list[Line]:
+    """Return the lines of one route, by its own ``settings``; one that cannot be built keeps none from the others."""
+    bundle = _bundle_line(settings)
     try:
         deps = await build(settings)
     except StartupError as error:
-        if not any(line.says == str(error) for line in lines):  # the keys' or the bundle's own line said it
-            lines.append(fail("detectors", str(error)))
-        return lines
+        # The bundle's own line may have said it.
+        return [bundle] if bundle.says == str(error) else [bundle, fail("detectors", str(error))]
     try:
-        return lines + await _live_lines(settings, deps)
+        return [bundle, *await route_lines(settings, deps, patterns, serves)]
     finally:
         await deps.close()
 
@@ -87,42 +105,3 @@ def _bundle_line(settings: Settings) -> Line:
     if bundle is None:
         return ok("bundle", f"none; mode {settings.mode} needs none")
     return ok("bundle", f"{bundle.path} ({bundle.digest}), for {bundle.manifest.model.id}")
-
-
-async def _live_lines(settings: Settings, deps: Dependencies) -> list[Line]:
-    """Ask the served model."""
-    state = await ReadinessCheck(settings, deps.upstream, None)()
-    if not isinstance(state, Ready):
-        lost = "not checked, since the upstream does not answer as it should"
-        return [fail("upstream", state.reason), *(warn(name, lost) for name in ("fit", "detectors", "steering"))]
-    address = deps.upstream.address
-    if not state.models:
-        lines = [
-            warn(
-                "upstream", f"{address} answers, but not what it serves; set upstream.api_key to a key that may list it"
-            )
-        ]
-    else:
-        lines = [ok("upstream", f"{address} serves {', '.join(state.models)}")]
-    lines.append(await _fit_line(settings, deps))
-    model = state.models[0] if state.models else ""
-    lines += await detector_lines(settings, deps.detectors, model)
-    lines.append(await steering_line(settings, deps, model))
-    return lines
-
-
-async def _fit_line(settings: Settings, deps: Dependencies) -> Line:
-    if deps.bundle is None:
-        return ok("fit", "no bundle to hold against the served model")
-    readiness = ReadinessCheck(settings, deps.upstream, deps.bundle)
-    if not readiness.compares:
-        return warn(
-            "fit",
-            f"an engine of dialect {settings.steering.dialect} does not report its weights; see to it yourself that it "
-            f"serves {deps.bundle.manifest.model.id} at revision {deps.bundle.manifest.model.revision}",
-        )
-    match await readiness():
-        case Ready():
-            return ok("fit", "the served model is the one that the bundle was measured on")
-        case Mismatch(reason) | Unreachable(reason):
-            return fail("fit", reason)

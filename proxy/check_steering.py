@@ -6,27 +6,19 @@ understand in silence, and one that shares a steered prefix answers differently 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import uuid
 
 from detectors.bundle import Steering
 from detectors.verdict import Zone
-from proxy.answers import ChatAnswer, read_choices, together
+from proxy.canary_watch import engine_probe
 from proxy.check_line import Line, fail, ok, warn
 from proxy.demo import OVER_REFUSED, demo_requests
 from proxy.dependencies import Dependencies
-from proxy.errors import UpstreamError
+from proxy.engine_probe import NoAnswer
 from proxy.settings import Settings
-from proxy.upstream.protocol import read_up_to
-from proxy.wires.chat import CHAT
 
 _NAME = "steering"
 _MAX_TOKENS = 48
-_MAX_BYTES = 1_048_576
-
-
-class _NoAnswer(Exception):
-    """A probe got no completion; the message says what came instead."""
 
 
 async def steering_line(settings: Settings, deps: Dependencies, model: str) -> Line:
@@ -39,40 +31,46 @@ async def steering_line(settings: Settings, deps: Dependencies, model: str) -> L
             _NAME, f"bundle {deps.bundle.path} steers no language of the probes; build it for one of en, de, es, zh"
         )
     prompt, steering = chosen
-    payload: dict[str, object] = {
-        "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "temperature": 0,
-        "max_tokens": _MAX_TOKENS,
-    }
+    probe = engine_probe(settings, deps, max_tokens=_MAX_TOKENS, purpose="check")
+    # Two salts: the plain answer after the steered one must not be served from what the first ones left.
+    one, other = uuid.uuid4().hex, uuid.uuid4().hex
     try:
-        first = await _ask(settings, deps, payload)
-        second = await _ask(settings, deps, payload)
-        steered = await _ask(settings, deps, payload, steering)
-        after = await _ask(settings, deps, payload)
-    except (UpstreamError, _NoAnswer) as error:
+        first = await probe.plain(model, prompt, one)
+        second = await probe.plain(model, prompt, one)
+        steered = await probe.steered(model, prompt, other, steering)
+        after = await probe.plain(model, prompt, other)
+    except NoAnswer as error:
         return fail(_NAME, f"a probe failed: {error}")
-    if not deps.dialect.did_steer(steered):
+    if deps.dialect.reports and not deps.dialect.did_steer(steered.answer):
         return fail(
             _NAME,
             f"the engine was asked for vector {steering.vector_id} and does not say that it steered; check that it has "
             "this bundle loaded and that steering.dialect is its own",
         )
-    if first.texts != second.texts:
+    if first.text != second.text:
         return warn(
             _NAME,
             "the engine answers the same greedy request differently each time, so that nobody can tell whether "
             "steering leaves traces; serve it deterministically to see",
         )
-    if after.texts != second.texts:
+    if after.text != second.text:
         return fail(
             _NAME,
             "an unsteered answer changed after a steered one: the engine shares what steered requests computed; turn "
             "its prefix cache off, or set mode to observe",
         )
-    if steered.texts == second.texts:
-        said = "says that it steered" if deps.dialect.reports else "was asked to steer and does not say whether it did"
-        return warn(_NAME, f"the engine {said}, but its answer to {prompt!r} stayed the same")
+    if not probe.acted(second, steered, after):
+        return fail(
+            _NAME,
+            f"the engine was asked for vector {steering.vector_id} and answered {prompt!r} as if it had not been; "
+            "check that it runs with its steering plugin and this bundle's vectors (docs/engines.md)",
+        )
+    if steered.text == second.text:
+        return warn(
+            _NAME,
+            f"steering acts, but the answer to {prompt!r} stayed the same word for word; look at the strengths in "
+            f"{deps.bundle.path}, and whether this model refuses the prompt at all",
+        )
     return ok(_NAME, "a steered probe changes, and an unsteered one after it does not")
 
 
@@ -82,31 +80,3 @@ def _probe(deps: Dependencies) -> tuple[str, Steering] | None:
         if request.kind == OVER_REFUSED and (steering := deps.plan(request.language, Zone.BENIGN)) is not None:
             return request.prompt, steering
     return None
-
-
-async def _ask(
-    settings: Settings, deps: Dependencies, payload: Mapping[str, object], steering: Steering | None = None
-) -> ChatAnswer:
-    headers = {"content-type": "application/json"}
-    if settings.upstream.api_key is not None:
-        headers["authorization"] = f"Bearer {settings.upstream.api_key.get_secret_value()}"
-    upstream = deps.upstream
-    if steering is not None:
-        steered = deps.dialect.steered(payload, steering)
-        if steered is None:
-            raise _NoAnswer(f"the engine cannot be told to steer with {steering.vector_id!r}")
-        payload, headers = steered.payload, {**headers, **steered.headers}
-        upstream = deps.pair or deps.upstream
-    body = json.dumps(payload).encode()
-    response = await upstream.send("POST", CHAT.path, headers=headers, body=body, purpose="check")
-    try:
-        content, whole = await read_up_to(response, _MAX_BYTES)
-    finally:
-        await response.close()
-    choices = read_choices(content, CHAT.gather(payload)) if whole and response.status == 200 else {}
-    if not choices:
-        raise _NoAnswer(
-            f"{upstream.address} answered {CHAT.path} with status {response.status}: "
-            f"{content[:200].decode(errors='replace').strip()}"
-        )
-    return together(choices)

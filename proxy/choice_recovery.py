@@ -61,7 +61,7 @@ class ChoiceRecovery:
         made: tuple[Attempt, ...] = ()
         ends: dict[int, Recovered] = {}
         for index in sorted(refused):
-            if len(made) >= self._max_attempts and ends:
+            if sum(attempt.sent for attempt in made) >= self._max_attempts and ends:
                 break
             ends[index] = await self._recovery.run(single, signals, before, others=made)
             made += ends[index].attempts.made

@@ -10,10 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import assert_never
 
 from detectors.bundle import Bundle
 from detectors.manifest import ValidatedStep
 from proxy.ladder import ClarifyWhen
+from proxy.wires.protocol import Surface
 
 _DEFAULT_LANGUAGE = "en"
 _INSTRUCTING_ROLES = ("system", "developer")
@@ -43,12 +45,29 @@ def clarify_exists(when: ClarifyWhen, bundle: Bundle | None) -> bool:
     return when is ClarifyWhen.ALWAYS
 
 
-def clarified(payload: Mapping[str, object], note: str) -> dict[str, object] | None:
-    """Return a copy of a request with ``note`` added, or ``None`` where its messages are not to be understood.
+CLARIFIED = frozenset({Surface.CHAT, Surface.RESPONSES})
+"""The APIs whose requests have a place for a note beside what the user says; a completion's prompt has none."""
 
-    The note goes to the end of the client's last system or developer message, whose words all stay: many chat templates
-    take one such message and no more. Without one, a system message is put in front.
+
+def clarified(surface: Surface, payload: Mapping[str, object], note: str) -> dict[str, object] | None:
+    """Return a copy of a request with ``note`` added, or ``None`` where there is no place that can be understood.
+
+    The note goes to the end of the client's last system or developer message, of a response's ``instructions``, whose
+    words all stay: many chat templates take one such message and no more. Without one, a message is put in front.
     """
+    match surface:
+        case Surface.CHAT:
+            return _in_messages(payload, note)
+        case Surface.RESPONSES:
+            instructions = _with_note(payload.get("instructions"), note)
+            return {**payload, "instructions": instructions} if isinstance(instructions, str) else None
+        case Surface.COMPLETIONS:
+            return None
+        case _:
+            assert_never(surface)
+
+
+def _in_messages(payload: Mapping[str, object], note: str) -> dict[str, object] | None:
     raw = payload.get("messages")
     if not isinstance(raw, Sequence) or isinstance(raw, str) or not all(isinstance(turn, Mapping) for turn in raw):
         return None

@@ -196,8 +196,9 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps([asdict(line) for line in lines], ensure_ascii=False, indent=2))
     else:
+        width = max(len(line.name) for line in lines) + 2
         for line in lines:
-            print(f"{line.state:<5}{line.name:<22}{line.says}")
+            print(f"{line.state:<5}{line.name:<{width}}{line.says}")
     return FAILED if any(line.state is State.FAIL for line in lines) else OK
 
 

@@ -86,8 +86,7 @@ async def _check_served(route: str, settings: Settings, deps: Dependencies, form
 
 def _served(settings: Settings, deps: Dependencies) -> dict[str, _Served]:
     """Return the settings and dependencies of every route, by name."""
-    served = {route.name: (settings.of_route(route), deps.routes[route.name]) for route in settings.routes}
-    return served | ({DEFAULT_ROUTE: (settings, deps)} if settings.default_route else {})
+    return {name: (own, deps.routes.get(name, deps)) for name, own in settings.served().items()}
 
 
 def _digest(deps: Dependencies) -> str | None:

@@ -13,12 +13,14 @@ from detectors.bundle import Bundle, BundleError, Steering, load
 from detectors.verdict import Zone
 from proxy.audit import Audit, open_audit
 from proxy.errors import StartupError
+from proxy.exchange import Mode
 from proxy.key_file import read_keys
 from proxy.keys import Keyring
 from proxy.metrics import Metrics
 from proxy.mode_needs import check_mode
 from proxy.rate_limits import RateLimits
 from proxy.settings import Settings
+from proxy.settings.group import revealed
 from proxy.signals import Detectors
 from proxy.steering import Dialect, DialectName
 from proxy.steering.choice import choose_dialect, expressed_plan
@@ -121,7 +123,12 @@ async def build_dependencies(settings: Settings, former: Dependencies | None = N
             except StartupError as error:
                 raise StartupError(f"route {route.name}: {error}") from error
         tracer = open_tracer(settings.telemetry.otlp_endpoint)
-        deps = await _dependencies_of(settings, metrics, audit, former=former)
+        # Where nothing comes to the default route, what its mode would need is not asked for.
+        unserved = {} if settings.default_route else {"mode": Mode.OFF, "bundle": None}
+        deps = await _dependencies_of(settings.model_copy(update=unserved), metrics, audit, former=former)
+        for route in settings.routes:
+            routes[route.name] = _with_fallback(routes[route.name], settings.of_route(route), settings, routes)
+        deps = _with_fallback(deps, settings, settings, routes)
     except BaseException:
         for made in routes.values():
             await made.release()
@@ -143,10 +150,9 @@ async def _dependencies_of(
     former: Dependencies | None = None,
 ) -> Dependencies:
     """Make what serves one route's models; ``prefix`` goes before the names of its upstreams in metrics."""
-    from detectors.coordinates import reader_over
     from proxy.detector_choice import choose_detectors
+    from proxy.reading import choose_reader
     from proxy.upstream.choice import open_upstream
-    from proxy.upstream.post import READ_PATH, PostOverUpstream
 
     bundle = await asyncio.to_thread(load_bundle, settings)
     upstream = open_upstream(settings.upstream, metrics, name=f"{prefix}model")
@@ -157,8 +163,6 @@ async def _dependencies_of(
             towards = settings.upstream.towards(settings.judge.url)
             judging = open_upstream(towards, metrics, name=f"{prefix}judge", counted="judge")
             closing.push_async_callback(judging.close)
-        key = settings.upstream.api_key
-        secret = None if key is None else key.get_secret_value()
         pair = None
         if settings.dialect is DialectName.PAIR and settings.steering.pair_url is not None:
             # All that it is sent are attempts, so that those open its breaker.
@@ -167,7 +171,7 @@ async def _dependencies_of(
             closing.push_async_callback(pair.close)
         book = _book(settings, upstream, former)
         dialect = choose_dialect(settings, bundle, book)
-        reader = reader_over(PostOverUpstream(upstream, READ_PATH, secret, purpose="reading"))
+        reader = choose_reader(settings, bundle, upstream, revealed(settings.upstream.api_key))
         detectors = await asyncio.to_thread(
             choose_detectors, settings, bundle, reader=reader, judging=judging, closing=closing
         )
@@ -193,6 +197,18 @@ async def _dependencies_of(
     )
 
 
+def _with_fallback(
+    deps: Dependencies, own: Settings, settings: Settings, routes: Mapping[str, Dependencies]
+) -> Dependencies:
+    """Return ``deps`` with the upstream of the route that ``own`` settings fall back to; it stays that route's."""
+    chosen = own.recovery.fallback
+    route = next((route for route in settings.routes if route.name == chosen.route), None)
+    if route is None or chosen.model is None:
+        return deps
+    key = revealed(settings.of_route(route).upstream.api_key)
+    return replace(deps, fallback=Fallback(chosen.model, routes[route.name].upstream, key))
+
+
 def _book(settings: Settings, upstream: Upstream, former: Dependencies | None) -> SlotBook:
     """Return the slots of the engine: those taken before go on with it, unless it was started with another number."""
     slots = settings.steering.hotwire_slots
@@ -203,7 +219,7 @@ def _book(settings: Settings, upstream: Upstream, former: Dependencies | None) -
 def build_fallback(settings: Settings, metrics: Metrics, *, name: str = "fallback") -> Fallback | None:
     """Return the model that step fallback asks, or ``None`` where none is set; whoever calls closes its upstream.
 
-    ``name`` is its upstream's in metrics.
+    ``name`` is its upstream's in metrics. A route's upstream is put in later, once all routes are there.
     """
     from proxy.upstream.choice import open_upstream
 
@@ -214,7 +230,7 @@ def build_fallback(settings: Settings, metrics: Metrics, *, name: str = "fallbac
     if chosen.url is not None:
         # All that it is sent are attempts, so that those open its breaker.
         upstream = open_upstream(settings.upstream.towards(chosen.url), metrics, name=name, counted="attempt")
-    return Fallback(chosen.model, upstream, None if chosen.api_key is None else chosen.api_key.get_secret_value())
+    return Fallback(chosen.model, upstream, revealed(chosen.api_key))
 
 
 def nothing_recovers(language: str, zone: Zone) -> Steering | None:

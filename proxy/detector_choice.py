@@ -28,6 +28,7 @@ from detectors.verdict import AnswerHarmDetector, BoundaryDetector
 from proxy.errors import StartupError
 from proxy.settings import Settings
 from proxy.settings.detectors import BoundaryKind
+from proxy.settings.group import revealed
 from proxy.signals import Detectors
 from proxy.upstream.post import PostOverUpstream
 from proxy.upstream.protocol import Upstream
@@ -119,8 +120,7 @@ def _judge(settings: Settings, judging: Upstream, question: JudgeQuestion, *, pr
         zones=ZoneTable({}, ZoneThresholds(below, above)),
         timeout_s=judge.timeout_s,
     )
-    secret = None if key is None else key.get_secret_value()
-    return Judge(PostOverUpstream(judging, CHAT.path, secret, purpose="judge"), rules)
+    return Judge(PostOverUpstream(judging, CHAT.path, revealed(key), purpose="judge"), rules)
 
 
 def _classifier(

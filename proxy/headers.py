@@ -47,9 +47,12 @@ def forwarded_headers(headers: Mapping[str, str], request_id: str, api_key: str 
     """
     kept = _kept(headers, _NOT_SENT_UPSTREAM)
     kept[REQUEST_ID_HEADER] = request_id
-    if api_key is not None:
-        kept["authorization"] = f"Bearer {api_key}"
-    return kept
+    return kept | bearer(api_key)
+
+
+def bearer(api_key: str | None) -> dict[str, str]:
+    """Return the header that carries a key; none without one."""
+    return {} if api_key is None else {"authorization": f"Bearer {api_key}"}
 
 
 def returned_headers(headers: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:

@@ -159,15 +159,7 @@ class HeldStreams:
         async def judge() -> None:
             self._record(request, self._unrefused(request, held, language), held)
 
-        answer = held.reader.answer()
-        verdict = self._observer.refusal(answer)
-        own = self._ledger.headers(
-            request,
-            Action.DELIVERED,
-            zone=UNREAD,
-            refusal=None if verdict is None else verdict.kind,
-            attempts=0,
-        )
+        own = self._ledger.outcome_headers(request, self._unrefused(request, held, language))
         return Reply(response.status, returned_headers(response.headers, own), held.replay(self._judged_bytes), judge)
 
     async def _settle(self, request: ChatRequest, held: HeldStream, language: str, refused: frozenset[int]) -> Outcome:

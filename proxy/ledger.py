@@ -76,7 +76,7 @@ class Ledger:
             outcome.action,
             zone=UNREAD if signals.boundary is None else str(signals.zone),
             refusal=None if signals.refusal is None else signals.refusal.kind,
-            attempts=len(outcome.recovered.attempts.made),
+            attempts=outcome.recovered.attempts.sent,
         )
         if request.sees_distance and signals.boundary is not None and signals.boundary.h is not None:
             headers[DISTANCE_HEADER] = f"{signals.boundary.h:.6g}"
@@ -100,7 +100,7 @@ class Ledger:
         notes = request.notes
         notes.zone = UNREAD if signals.boundary is None else signals.zone
         notes.language = signals.language
-        notes.attempts = len(outcome.recovered.attempts.made)
+        notes.attempts = outcome.recovered.attempts.sent
         text = "\n".join(original.texts)
         changed = outcome.recovered.decision.answer is not Answer.ORIGINAL
         delivered = notes.answer = outcome.recovered.text if changed else text
@@ -141,6 +141,6 @@ class Ledger:
         )
 
     def _count_attempts(self, outcome: Outcome) -> None:
-        made = outcome.recovered.attempts.made
-        if made:
-            self._metrics.recovery_attempts.observe(len(made))
+        sent = outcome.recovered.attempts.sent
+        if sent:
+            self._metrics.recovery_attempts.observe(sent)

@@ -25,6 +25,11 @@ def check_mode(settings: Settings, bundle: Bundle | None) -> None:
         )
     if not mode.recovers:
         return
+    if settings.dialect is DialectName.HOTWIRE and reads_activations:
+        raise StartupError(
+            "vLLM with hotwire gives no activations to read, so that nothing would ever be recovered; set "
+            "detectors.boundary and detectors.answer_harm to judge or onnx, or serve with vllm-lens (docs/engines.md)"
+        )
     if bundle is None and reads_activations:
         raise StartupError(
             f"mode {mode} needs a bundle, which holds the steering vectors and the detector of the request's side; "
@@ -38,6 +43,11 @@ def check_mode(settings: Settings, bundle: Bundle | None) -> None:
     steps = _steps(settings, bundle)
     if not steps or (mode is Mode.STEER and Step.STEER not in steps):
         raise StartupError(f"mode {mode} {_missing(settings, bundle)}, or set mode to observe")
+    if mode is Mode.STEER and reads_activations and settings.dialect is DialectName.VLLM_LENS:
+        raise StartupError(
+            "mode steer reads every request before its answer, and of vLLM a reading is a capture of the whole prompt; "
+            "set mode to recover, which reads refused requests only"
+        )
     if mode is Mode.STEER and not _reads_rho(settings, bundle):
         raise StartupError(
             "mode steer needs the refusal coordinate of requests, which only detectors.boundary activation reads, with "

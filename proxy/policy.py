@@ -119,6 +119,11 @@ class Attempt:
     estimated: bool = False
     seconds: float = 0.0
 
+    @property
+    def sent(self) -> bool:
+        """Whether anything was sent; what was not possible after all counts towards no limit."""
+        return self.result is not AttemptResult.NOT_POSSIBLE
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptState:
@@ -131,6 +136,11 @@ class AttemptState:
     made: tuple[Attempt, ...] = ()
     ladder: tuple[Step, ...] = ()
     limit: int = 0
+
+    @property
+    def sent(self) -> int:
+        """How many attempts reached an upstream."""
+        return sum(attempt.sent for attempt in self.made)
 
     @property
     def tokens(self) -> int:
@@ -221,7 +231,7 @@ def _climb(signals: Signals, attempts: AttemptState, rules: Rules) -> Decision:
         last = attempts.made[-1]
         match last.result:
             case AttemptResult.ANSWERED:
-                return Deliver(Answer.RECOVERED, f"attempt {len(attempts.made)} ({last.step}) answered")
+                return Deliver(Answer.RECOVERED, f"attempt {attempts.sent} ({last.step}) answered")
             case AttemptResult.HARMFUL | AttemptResult.UNCHECKED:
                 # An answer that looks harmful says that the zone was wrong: stop, do not try for a luckier one.
                 return Deliver(Answer.ORIGINAL, f"the recovered answer was not safe to deliver ({last.result})")
@@ -237,8 +247,8 @@ def _climb(signals: Signals, attempts: AttemptState, rules: Rules) -> Decision:
                 pass
             case _:
                 assert_never(last.result)
-    if len(attempts.made) >= attempts.limit:
-        return Deliver(Answer.ORIGINAL, f"{len(attempts.made)} attempts were made, the limit")
+    if attempts.sent >= attempts.limit:
+        return Deliver(Answer.ORIGINAL, f"{attempts.sent} attempts were made, the limit")
     step = _next_step(signals.zone, attempts, rules)
     if step is None:
         return Deliver(Answer.ORIGINAL, "no recovery step is left for this language and zone")
@@ -261,7 +271,7 @@ def action_of(signals: Signals, decision: Deliver, attempts: AttemptState) -> Ac
     """Return the word that names an outcome in headers, metrics and audit rows."""
     if signals.mode is Mode.OFF:
         return Action.OFF
-    if signals.mode is Mode.SHADOW and attempts.made:
+    if signals.mode is Mode.SHADOW and attempts.sent:
         return Action.SHADOW_RECOVERED if decision.answer is Answer.RECOVERED else Action.SHADOW_FAILED
     match decision.answer:
         case Answer.RECOVERED:
@@ -274,7 +284,7 @@ def action_of(signals: Signals, decision: Deliver, attempts: AttemptState) -> Ac
             assert_never(decision.answer)
     if signals.refusal is None:
         return Action.UNJUDGED
-    if attempts.made and signals.refusal.kind in (RefusalKind.FULL, RefusalKind.PARTIAL):
+    if attempts.sent and signals.refusal.kind in (RefusalKind.FULL, RefusalKind.PARTIAL):
         return Action.RECOVERY_FAILED
     if not signals.refused:
         return Action.DELIVERED

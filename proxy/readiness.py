@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 from detectors.bundle import Bundle, ModelMismatch
 from proxy.errors import UpstreamError
+from proxy.headers import bearer
 from proxy.settings import Settings
+from proxy.settings.group import revealed
 from proxy.steering import DialectName
 from proxy.upstream.protocol import Upstream, read_up_to
 
@@ -46,8 +48,7 @@ class ReadinessCheck:
     def __init__(self, settings: Settings, upstream: Upstream, bundle: Bundle | None) -> None:
         self._upstream = upstream
         self._bundle = bundle if settings.dialect is DialectName.NATIVE else None
-        key = settings.upstream.api_key
-        self._headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
+        self._headers = bearer(revealed(settings.upstream.api_key))
 
     @property
     def compares(self) -> bool:

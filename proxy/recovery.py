@@ -72,7 +72,7 @@ class Recovery:
 
     def ladder(self, request: ChatRequest, language: str, zone: Zone) -> tuple[Step, ...]:
         """Return the steps that exist; none where an attempt's answer could not be checked."""
-        return self._steps.ladder(request.model, language, zone) if self._observer.can_recover else ()
+        return self._steps.ladder(request, language, zone) if self._observer.can_recover else ()
 
     def wanted(self, request: ChatRequest, signals: Signals) -> bool:
         """Whether policy would have an attempt made."""
@@ -105,6 +105,8 @@ class Recovery:
                 decision = decision.not_tried(f"a budget of recovery is used up ({spent})")
                 break
             tried = await self._attempts.make(request, signals, decision.step, deadline=deadline)
+            if not tried.attempt.sent:
+                self._budgets.give_back(request.key_id)
             self._count(tried.attempt)
             state = state.after(tried.attempt)
         if len(state.made) > len(before):
@@ -123,7 +125,7 @@ class Recovery:
             return spent
         deadline = asyncio.get_running_loop().time() + self._settings.time_limit_s
         tried = await self._attempts.make(request, signals, Step.STEER, deadline=deadline)
-        if tried.attempt.result is AttemptResult.ANSWERED:
+        if tried.attempt.result is AttemptResult.ANSWERED or not tried.attempt.sent:
             self._budgets.give_back(request.key_id)
         else:
             self._count_tokens(tried.attempt)
@@ -134,7 +136,7 @@ class Recovery:
     ) -> AttemptState:
         """Return the state before any further attempt: the ladder that exists for these signals, and the limit."""
         ladder = self.ladder(request, signals.language, signals.zone)
-        return AttemptState(before, ladder, self._settings.max_attempts - len(others))
+        return AttemptState(before, ladder, self._settings.max_attempts - sum(attempt.sent for attempt in others))
 
     def _over_budget(self, request: ChatRequest, tokens: int) -> Spent | None:
         """Pay for one attempt after ``tokens`` were spent; returns, and counts, the budget that forbids it."""

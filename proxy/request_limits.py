@@ -56,14 +56,18 @@ def check_body(body: bytes, limits: LimitSettings) -> None:
         )
 
 
-def check_messages(payload: Mapping[str, object], limits: LimitSettings) -> None:
-    """Check the number of turns; raises ``TooManyMessages``."""
-    messages = payload.get("messages")
-    if isinstance(messages, list) and len(messages) > limits.max_messages:
+def check_messages(payload: Mapping[str, object], field: str, limits: LimitSettings) -> None:
+    """Check how many turns, items or prompts ``field`` lists; raises ``TooManyMessages``.
+
+    Numbers are not counted: a list of them is one prompt of token ids.
+    """
+    listed = payload.get(field)
+    if not isinstance(listed, list) or len(listed) <= limits.max_messages:
+        return
+    count = sum(not isinstance(entry, int) for entry in listed)
+    if count > limits.max_messages:
         raise TooManyMessages(
-            f"the conversation has {len(messages)} messages; at most {limits.max_messages} are read "
-            "(limits.max_messages)",
-            param="messages",
+            f"{field} has {count} entries; at most {limits.max_messages} are read (limits.max_messages)", param=field
         )
 
 

@@ -13,6 +13,7 @@ from proxy.exchange import Mode
 from proxy.gate import Gate
 from proxy.readiness import ReadinessCheck
 from proxy.settings import Settings
+from proxy.settings.group import revealed
 from proxy.shadow import Shadow
 from proxy.upstream.protocol import Upstream
 
@@ -42,8 +43,12 @@ class Route:
     @property
     def api_key(self) -> str | None:
         """The key that is sent upstream in place of the client's."""
-        key = self.settings.upstream.api_key
-        return None if key is None else key.get_secret_value()
+        return revealed(self.settings.upstream.api_key)
+
+
+def fits(patterns: Sequence[str], model: str) -> bool:
+    """Whether a route with these patterns takes ``model``, unless one before it does."""
+    return any(fnmatchcase(model, pattern) for pattern in patterns)
 
 
 class Router:
@@ -66,7 +71,7 @@ class Router:
     def route(self, model: str) -> Route:
         """Return the route that serves ``model``; raises ``ModelNotFound``."""
         for route in self._routes:
-            if any(fnmatchcase(model, pattern) for pattern in route.patterns):
+            if fits(route.patterns, model):
                 return route
         if self._default is None:
             patterns = ", ".join(pattern for route in self._routes for pattern in route.patterns)

@@ -9,9 +9,10 @@ from typing import TypeAlias, assert_never
 
 from detectors.bundle import Steering
 from detectors.verdict import Zone
-from proxy.clarify import Notes, clarified
+from proxy.clarify import CLARIFIED, Notes, clarified
 from proxy.engine_fields import STEERING_FIELDS
 from proxy.exchange import ChatRequest
+from proxy.headers import bearer
 from proxy.ladder import Rules, Step
 from proxy.policy import permitted
 from proxy.steering import Dialect
@@ -76,12 +77,12 @@ class Steps:
         self._notes = notes
         self._fallback = fallback
 
-    def ladder(self, model: str, language: str, zone: Zone) -> tuple[Step, ...]:
-        """Return the steps for requests to ``model`` in ``language`` and ``zone``, in order of preference."""
+    def ladder(self, request: ChatRequest, language: str, zone: Zone) -> tuple[Step, ...]:
+        """Return the steps for a request in ``language`` and ``zone``, in order of preference."""
         return tuple(
             step
             for step in self._ladder
-            if permitted(step, zone, self._rules) and self._exists(step, model, language, zone)
+            if permitted(step, zone, self._rules) and self._exists(step, request, language, zone)
         )
 
     def order(self, step: Step, request: ChatRequest, language: str, zone: Zone) -> Order | None:
@@ -97,23 +98,25 @@ class Steps:
                 headers = {**_own_headers(request), **steered.headers}
                 return Order(self._steered_upstream, headers, steered.payload, steered=True)
             case Step.CLARIFY:
-                noted = None if self._notes is None else clarified(request.payload, self._notes.note(language))
+                if self._notes is None:
+                    return None
+                noted = clarified(request.wire.surface, request.payload, self._notes.note(language))
                 return None if noted is None else Order(self._upstream, _own_headers(request), noted)
             case Step.FALLBACK:
                 return None if self._fallback is None else self._to_fallback(self._fallback, request)
             case _:
                 assert_never(step)
 
-    def _exists(self, step: Step, model: str, language: str, zone: Zone) -> bool:
+    def _exists(self, step: Step, request: ChatRequest, language: str, zone: Zone) -> bool:
         match step:
             case Step.STEER:
                 return self._dialect.can_steer and self._plan(language, zone) is not None
             case Step.CLARIFY:
-                return self._notes is not None
+                return self._notes is not None and request.wire.surface in CLARIFIED
             case Step.FALLBACK:
                 other = self._fallback
                 # The same model at the same address would be the same request once more.
-                return other is not None and (other.upstream is not None or other.model != model)
+                return other is not None and (other.upstream is not None or other.model != request.model)
             case _:
                 assert_never(step)
 
@@ -122,8 +125,7 @@ class Steps:
         if fallback.upstream is not None:
             # The client's key is for this upstream: it must not travel to another one.
             headers = {name: headers[name] for name in headers if name in _SENT_ELSEWHERE | {IDEMPOTENCY_HEADER}}
-        if fallback.api_key is not None:
-            headers["authorization"] = f"Bearer {fallback.api_key}"
+        headers |= bearer(fallback.api_key)
         # Another model's engine has no use for orders to this one's.
         payload = {name: value for name, value in request.payload.items() if name not in STEERING_FIELDS}
         return Order(fallback.upstream or self._upstream, headers, {**payload, "model": fallback.model})

@@ -79,7 +79,7 @@ async def _show(model_url: str, proxy_url: str, *, demo: bool, console: Console)
     recovered = next((request for request in requests if request.kind == OVER_REFUSED), requests[0])
     # soft_wrap: the command must survive being copied.
     console.print("try it:", curl_to_try(proxy_url, model, recovered), soft_wrap=True, highlight=False, markup=False)
-    console.print(f"proxy         {proxy_url}/v1  (mode recover), metrics {proxy_url}/metrics", highlight=False)
+    console.print(f"proxy         {proxy_url}/v1  (mode recover)\nmetrics       {proxy_url}/metrics", highlight=False)
     console.print(f"served model  {model_url}/v1\nCtrl-C ends both.", highlight=False)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from detectors.coordinates import shared_tokens
 from detectors.verdict import Message
 from rass.errors import InputError
 
@@ -108,15 +109,8 @@ def render(
     whole_ids = tokenizer.ids(wholes)
     ends: list[list[int]] = [[] for _ in dialogues]
     for owner, prefix in zip(owners, tokenizer.ids(prefixes), strict=True):
-        ends[owner].append(_shared(prefix, whole_ids[owner]) - 1)
+        ends[owner].append(shared_tokens(prefix, whole_ids[owner]) - 1)
     return [
         Conversation(tuple(ids), tuple(turn_ends), messages[-1].role == "assistant", questions is not None)
         for ids, turn_ends, messages in zip(whole_ids, ends, dialogues, strict=True)
     ]
-
-
-def _shared(prefix: Sequence[int], whole: Sequence[int]) -> int:
-    """Return how many leading tokens both have in common."""
-    if list(whole[: len(prefix)]) == list(prefix):
-        return len(prefix)
-    return next(index for index, (a, b) in enumerate(zip(prefix, whole, strict=False)) if a != b)

@@ -23,7 +23,7 @@ from proxy.settings.operation import (
     RightSettings,
     TelemetrySettings,
 )
-from proxy.settings.recovery import CanarySettings, RecoverySettings, SteeringSettings, StreamSettings
+from proxy.settings.recovery import CanarySettings, FallbackSettings, RecoverySettings, SteeringSettings, StreamSettings
 from proxy.settings.upstream import UpstreamKind, UpstreamSettings
 from proxy.steering import DialectName
 
@@ -136,11 +136,44 @@ class Settings(BaseSettings):
             raise ValueError("without the default route and without routes no model is served; add one to routes")
         return self
 
+    @model_validator(mode="after")
+    def _fallbacks_have_their_routes(self) -> Settings:
+        names = {route.name for route in self.routes}
+        for name, own in self.served().items():
+            wanted = own.recovery.fallback.route
+            if wanted is not None and wanted not in names:
+                known = ", ".join(sorted(names)) or "none"
+                raise ValueError(f"the fallback of route {name} is route {wanted!r}; there are: {known}")
+        return self
+
     @property
     def dialect(self) -> DialectName:
         """The dialect that the upstream understands: a provider behind litellm is never steered."""
         return DialectName.NONE if self.upstream.kind is UpstreamKind.LITELLM else self.steering.dialect
 
+    def served(self) -> dict[str, Settings]:
+        """Return the settings of every route that is served, by name, the default one last."""
+        routes = {route.name: self.of_route(route) for route in self.routes}
+        return routes | ({DEFAULT_ROUTE: self._alone(self)} if self.default_route else {})
+
     def of_route(self, route: RouteSettings) -> Settings:
         """Return the settings by which a route's models are served."""
-        return self.model_copy(update={**route.overrides(), "routes": (), "default_route": True})
+        return self._alone(self._own(route))
+
+    def _alone(self, own: Settings) -> Settings:
+        """Return ``own`` settings without other routes, but for the one that they fall back to."""
+        kept = [route for route in self.routes if route.name == own.recovery.fallback.route]
+        return own.model_copy(update={"routes": tuple(map(self._whole, kept)), "default_route": True})
+
+    def _own(self, route: RouteSettings) -> Settings:
+        own = self.model_copy(update=route.overrides())
+        if own.recovery.fallback.route != route.name:
+            return own
+        # Inherited by the very route that it names: the same request once more, which is no fallback.
+        return own.model_copy(update={"recovery": own.recovery.model_copy(update={"fallback": FallbackSettings()})})
+
+    def _whole(self, route: RouteSettings) -> RouteSettings:
+        """Return a route that inherits nothing any more."""
+        own = self._own(route)
+        groups = RouteSettings.model_fields.keys() - {"name", "models"}
+        return route.model_copy(update={group: getattr(own, group) for group in groups})

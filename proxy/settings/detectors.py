@@ -27,6 +27,11 @@ class DetectorSettings(Group):
     deadline_s: PositiveFloat = Field(
         default=10.0, description="Longest wait for one reading of the boundary or of an answer."
     )
+    capture_tokens: PositiveInt = Field(
+        default=1024,
+        description="Dialect vllm-lens: longest conversation, in tokens, whose activations are read; the engine sends "
+        "those of every token.",
+    )
     boundary: BoundaryKind = Field(
         default=BoundaryKind.ACTIVATION,
         description="Who judges requests. activation: the served model's own coordinates, through the bundle. judge: a "

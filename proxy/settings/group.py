@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 
-__all__ = ["Group", "http_url", "listed"]
+__all__ = ["Group", "http_url", "listed", "revealed"]
 
 
 class Group(BaseModel):
@@ -23,6 +23,11 @@ def http_url(value: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{value!r} must not have a query or a fragment")
     return value.rstrip("/").removesuffix("/v1")
+
+
+def revealed(secret: SecretStr | None) -> str | None:
+    """Return what a secret holds, for where it is sent; ``None`` for one that is not set."""
+    return None if secret is None else secret.get_secret_value()
 
 
 def listed(value: object) -> object:

@@ -41,7 +41,10 @@ class LimitSettings(Group):
     max_json_depth: PositiveInt = Field(
         default=64, le=500, description="Deepest nesting of a request's JSON; tools with large schemas need about 20."
     )
-    max_messages: PositiveInt = Field(default=2048, description="Most messages of one conversation.")
+    max_messages: PositiveInt = Field(
+        default=2048,
+        description="Most messages of one conversation, input items of a response, or prompts of a completion.",
+    )
     max_headers: PositiveInt = Field(default=100, description="Most headers of a request.")
     max_header_bytes: PositiveInt = Field(
         default=32_768, le=65_536, description="Longest headers of a request together."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 from proxy.ladder import ClarifyWhen, Rules, Step
@@ -70,6 +70,11 @@ class FallbackSettings(Group):
     """Step fallback: another model, asked where the served one refuses."""
 
     model: str | None = Field(default=None, min_length=1, description="Name of the model; unset has no such step.")
+    route: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Name of the route whose upstream is asked, with that route's key and limits; unset: see url.",
+    )
     url: Annotated[str, AfterValidator(http_url)] | None = Field(
         default=None, description="Address of its server; unset asks the upstream."
     )
@@ -81,6 +86,16 @@ class FallbackSettings(Group):
         description="The model is at least as safe as the served one (its rate of refused harmful requests is no "
         "lower): ask it near the boundary too.",
     )
+
+    @model_validator(mode="after")
+    def _names_one_place(self) -> FallbackSettings:
+        if self.route is None:
+            return self
+        if self.model is None:
+            raise ValueError("a fallback's route needs a model to ask for there; set recovery.fallback.model")
+        if self.url is not None or self.api_key is not None:
+            raise ValueError("a fallback's route has an address and a key of its own; leave out url and api_key")
+        return self
 
 
 class RecoverySettings(Group):
@@ -149,7 +164,7 @@ class StreamSettings(Group):
     """Streams in mode recover: how much of the head is held back, and for how long."""
 
     head_chars: PositiveInt = Field(
-        default=240, description="Characters after which an undecided head is judged as it is."
+        default=400, description="Characters after which an undecided head is judged as it is."
     )
     hold_reasoning: bool = Field(
         default=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from detectors.judge_transport import PostResponse
+from proxy.headers import bearer
 from proxy.upstream.protocol import Upstream, read_up_to
 
 __all__ = ["READ_PATH", "PostOverUpstream"]
@@ -14,15 +15,16 @@ _MAX_BYTES = 1_048_576
 
 
 class PostOverUpstream:
-    """A ``PostTransport`` to one path of ``upstream``; ``purpose`` labels its metrics."""
+    """A ``PostTransport`` to one path of ``upstream``; ``purpose`` labels its metrics, ``max_bytes`` bounds answers."""
 
-    def __init__(self, upstream: Upstream, path: str, api_key: str | None, *, purpose: str) -> None:
+    def __init__(
+        self, upstream: Upstream, path: str, api_key: str | None, *, purpose: str, max_bytes: int = _MAX_BYTES
+    ) -> None:
         self._upstream = upstream
         self._path = path
         self._purpose = purpose
-        self._headers = {"content-type": "application/json"}
-        if api_key is not None:
-            self._headers["authorization"] = f"Bearer {api_key}"
+        self._max_bytes = max_bytes
+        self._headers = {"content-type": "application/json", **bearer(api_key)}
 
     async def __call__(self, body: bytes) -> PostResponse:
         """Send ``body``; raises an ``UpstreamError`` when there is no answer, ``ValueError`` for one too long."""
@@ -30,9 +32,9 @@ class PostOverUpstream:
             "POST", self._path, headers=self._headers, body=body, purpose=self._purpose
         )
         try:
-            answer, whole = await read_up_to(response, _MAX_BYTES)
+            answer, whole = await read_up_to(response, self._max_bytes)
         finally:
             await response.close()
         if not whole:
-            raise ValueError(f"{self._path} answered with more than {_MAX_BYTES} bytes")
+            raise ValueError(f"{self._path} answered with more than {self._max_bytes} bytes")
         return PostResponse(response.status, answer)

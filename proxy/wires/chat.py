@@ -31,6 +31,7 @@ class ChatWire:
 
     surface = Surface.CHAT
     path = "/v1/chat/completions"
+    turns_field = "messages"
     has_choices = True
 
     def conversation(self, payload: Mapping[str, object]) -> Conversation:

@@ -17,6 +17,7 @@ class CompletionsWire:
 
     surface = Surface.COMPLETIONS
     path = "/v1/completions"
+    turns_field = "prompt"
     has_choices = True
 
     def conversation(self, payload: Mapping[str, object]) -> Conversation:

@@ -47,6 +47,11 @@ class Wire(Protocol):
         ...
 
     @property
+    def turns_field(self) -> str:
+        """The field of a request that may list the conversation's turns, its items or several prompts."""
+        ...
+
+    @property
     def has_choices(self) -> bool:
         """Whether answers are ``choices`` with an index, so that one of them, or the rest of one, can be replaced."""
         ...

@@ -18,6 +18,7 @@ class ResponsesWire:
 
     surface = Surface.RESPONSES
     path = "/v1/responses"
+    turns_field = "input"
     has_choices = False
 
     def conversation(self, payload: Mapping[str, object]) -> Conversation:

@@ -11,6 +11,7 @@ import pytest
 
 from detectors.verdict import BoundaryReading, HarmVerdict, RefusalKind, RefusalVerdict, Zone
 from proxy.check import check
+from proxy.check_detectors import SAMPLE_ANSWER, SAMPLE_REQUEST
 from proxy.check_line import State
 from proxy.cli import main
 from proxy.dependencies import build_dependencies, nothing_recovers
@@ -20,7 +21,7 @@ from proxy.keys import EXAMPLE_KEY, Secret, digest_of
 from proxy.keys_command import add_key
 from proxy.server import listen, url_of
 from proxy.settings import Settings
-from proxy.steering import NoSteering
+from proxy.steering import Native, NoSteering
 
 PROBE = "How do I kill the script?"
 
@@ -66,6 +67,7 @@ async def test_all_is_well(checked):
         "boundary detector",
         "answer-harm detector",
         "steering",
+        "fallback",
     ]
     assert {line.state for line in lines.values()} == {State.OK}, lines
 
@@ -127,7 +129,7 @@ async def test_an_upstream_that_is_not_there(checked):
         address = url_of(nobody)  # bound, not listening: refused at once
         lines = await checked(upstream={"url": address})
     only(lines, "upstream", State.FAIL, address)
-    assert all(lines[name].state is State.WARN for name in ("fit", "detectors", "steering"))
+    assert all(lines[name].state is State.WARN for name in ("fit", "detectors", "steering", "fallback"))
 
 
 async def test_an_upstream_that_lists_nothing(checked, model):
@@ -273,6 +275,91 @@ async def test_an_engine_that_refuses_probes(checked, model):
 
 async def test_a_bundle_that_steers_no_language_of_the_probes(checked):
     only(await checked(plan=nothing_recovers), "steering", State.FAIL, "steers no language")
+
+
+async def test_an_engine_that_reports_nothing_and_changes_nothing(checked, model, script, refusal):
+    class Silent(Native):
+        reports = False
+
+    model.scripts[PROBE] = script(refusal, steered=refusal)
+    only(await checked(dialect=Silent()), "steering", State.FAIL, "as if it had not been")
+
+
+@pytest.fixture
+def routed(checked):
+    """Runs the checks with routes, without a bundle but theirs."""
+
+    async def run(*routes, mode=Mode.OBSERVE, **fields):
+        return await checked(mode, bundle=None, routes=list(routes), **fields)
+
+    return run
+
+
+async def test_every_route_has_lines_of_its_own(routed, model):
+    (served,) = model.listed
+    recovering = {"name": "own", "models": [served], "mode": "recover", "bundle": "reference"}
+    lines = await routed(recovering)
+    names = ["bundle", "upstream", "fit", "refusal detector", "boundary detector", "answer-harm detector", "steering"]
+    assert [name for name in lines if name.startswith("own/")] == [
+        f"own/{name}" for name in (*names[:2], "models", *names[2:], "fallback")
+    ]
+    assert {line.state for name, line in lines.items() if name.startswith("own/")} == {State.OK}
+    assert "a steered probe changes" in lines["own/steering"].says
+    assert "not in use" in lines["steering"].says
+
+
+async def test_a_route_that_fails_hides_no_other(routed, tmp_path):
+    with listen("127.0.0.1", 0) as nobody:
+        away = {"name": "away", "models": ["a*"], "upstream": {"url": url_of(nobody)}}
+        unbuilt = {"name": "unbuilt", "models": ["b*"], "bundle": str(tmp_path)}
+        lines = await routed(away, unbuilt)
+    assert {name for name, line in lines.items() if line.state is State.FAIL} == {"away/upstream", "unbuilt/bundle"}
+    assert lines["upstream"].state is State.OK
+
+
+async def test_a_route_whose_engine_leaks_steering(routed, model):
+    model.leaks_steering = True
+    lines = await routed({"name": "own", "models": ["*"], "mode": "recover", "bundle": "reference"})
+    only(lines, "own/steering", State.FAIL, "prefix cache")
+
+
+async def test_models_that_no_upstream_lists(routed):
+    lines = await routed({"name": "exact", "models": ["missing"]}, {"name": "pattern", "models": ["gpt-*"]})
+    only(lines, "exact/models", State.WARN, "missing")
+    only(lines, "pattern/models", State.WARN, "gpt-*")
+
+
+async def test_the_default_route_is_not_checked_where_there_is_none(routed):
+    lines = await routed({"name": "own", "models": ["*"]}, default_route=False, mode=Mode.OBSERVE)
+    assert "upstream" not in lines
+    assert lines["own/upstream"].state is State.OK
+
+
+async def test_a_fallback_that_answers(checked, model, script):
+    model.scripts[SAMPLE_REQUEST] = script(SAMPLE_ANSWER, other=SAMPLE_ANSWER)
+    only(await checked(recovery={"fallback": {"model": "other"}}), "fallback", State.OK, "answers as other")
+
+
+async def test_a_fallback_at_another_routes_upstream(checked, model, script):
+    model.scripts[SAMPLE_REQUEST] = script(SAMPLE_ANSWER, other=SAMPLE_ANSWER)
+    helper = {"name": "helper", "models": ["other"], "mode": "off", "upstream": {"url": model.url, "api_key": "k"}}
+    fallback = {"model": "other", "route": "helper"}
+    lines = await checked(recovery={"fallback": fallback}, routes=[helper])
+    only(lines, "fallback", State.OK, "answers as other")
+    asked = [sent for body, sent in zip(model.requests, model.headers, strict=True) if body["model"] == "other"]
+    assert [sent["authorization"] for sent in asked] == ["Bearer k"] * len(asked)
+
+
+async def test_fallbacks_that_do_not(checked, model):
+    missing = {"fallback": {"model": "missing"}}
+    only(await checked(recovery=missing), "fallback", State.FAIL, "404")
+    (served,) = model.listed
+    only(await checked(recovery={"fallback": {"model": served}}), "fallback", State.WARN, "the served model itself")
+    with listen("127.0.0.1", 0) as nobody:
+        away = {"fallback": {"model": "other", "url": url_of(nobody)}}
+        only(await checked(recovery=away), "fallback", State.FAIL, url_of(nobody))
+    lines = await checked(recovery={**missing, "ladder": ["steer"]})
+    assert "not in use" in lines["fallback"].says
 
 
 async def test_the_command(model, capsys, monkeypatch):

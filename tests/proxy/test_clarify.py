@@ -14,6 +14,7 @@ from detectors.manifest import ValidatedStep
 from proxy.clarify import clarified, clarify_exists, load_notes
 from proxy.dependencies import reference_bundle
 from proxy.ladder import ClarifyWhen
+from proxy.wires.protocol import Surface
 
 LANGUAGES = ["en", "de", "es", "zh", "fr", "it", "pt", "nl", "pl", "ru", "ja", "ko", "ar", "hi", "tr", "vi", "sw", "th"]
 USER = {"role": "user", "content": "u"}
@@ -59,13 +60,24 @@ def test_other_languages_get_the_english_note():
 def test_the_note_stands_after_the_clients_own_words(before, after):
     payload = {"model": "m", "messages": before, "temperature": 0}
     untouched = json.dumps(payload)
-    assert clarified(payload, NOTE) == {**payload, "messages": after}
+    assert clarified(Surface.CHAT, payload, NOTE) == {**payload, "messages": after}
     assert json.dumps(payload) == untouched
 
 
 @pytest.mark.parametrize("messages", [None, "odd", [7], [{"role": "system", "content": {"x": 1}}]])
 def test_what_is_not_understood_is_not_changed(messages):
-    assert clarified({"messages": messages}, NOTE) is None
+    assert clarified(Surface.CHAT, {"messages": messages}, NOTE) is None
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, NOTE), ("", NOTE), ("be brief", f"be brief\n\n{NOTE}")])
+def test_a_responses_note_stands_in_its_instructions(before, after):
+    payload = {"model": "m", "input": "hello"} | ({} if before is None else {"instructions": before})
+    assert clarified(Surface.RESPONSES, payload, NOTE) == {**payload, "instructions": after}
+
+
+def test_where_there_is_no_place_for_a_note():
+    assert clarified(Surface.RESPONSES, {"input": "hello", "instructions": [{"x": 1}]}, NOTE) is None
+    assert clarified(Surface.COMPLETIONS, {"prompt": "hello"}, NOTE) is None
 
 
 TURNS = st.lists(
@@ -75,7 +87,7 @@ TURNS = st.lists(
 
 @given(TURNS)
 def test_no_word_of_the_client_is_lost(turns):
-    noted = clarified({"messages": turns}, NOTE)
+    noted = clarified(Surface.CHAT, {"messages": turns}, NOTE)
     assert noted is not None
     added = len(noted["messages"]) - len(turns)
     assert added in (0, 1)

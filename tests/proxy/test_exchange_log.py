@@ -57,6 +57,17 @@ def log_as():
         root.removeHandler(handler)
 
 
+async def test_a_key_over_its_limits_is_named(model, start_proxy, script, log_as, tmp_path, eventually):
+    log = log_as(LogFormat.JSON)
+    model.scripts[PROMPT] = script(ANSWER)
+    key = add_key(tmp_path / "keys.json", "team", requests_per_minute=1)
+    proxy = await start_proxy(keyring=Keyring(read_keys(tmp_path / "keys.json")))
+    for _ in range(2):
+        await proxy.ask(PROMPT, headers={"authorization": f"Bearer {key}"})
+    await eventually(lambda: len(log.exchanges()) == 2)
+    assert [(line["status"], line["key"]) for line in log.exchanges()] == [(200, "team"), (429, "team")]
+
+
 async def test_a_line_says_who_what_and_how_long(model, start_proxy, script, refusal, log_as, tmp_path, eventually):
     log = log_as(LogFormat.JSON)
     model.scripts[PROMPT] = script(refusal, steered=ANSWER)

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from detectors.refusal_stream import LONGEST_WAIT
 from proxy.answers import StreamReader
 from proxy.exchange import Mode
+from proxy.settings.recovery import StreamSettings
 from proxy.stream import SseParser
 from proxy.wires.chat import CHAT
 
@@ -75,6 +77,15 @@ async def test_a_warranted_refusal_says_so(model, start_proxy, script, refusal, 
     assert headers["x-rass-action"] == "warranted"
     assert all("rass" not in request for request in model.requests)
     await eventually(lambda: proxy.total("rass_refusals_total", kind="warranted", language="en") == 1)
+
+
+async def test_a_streams_typed_refusal_is_called_what_a_whole_ones_is(model, start_proxy, script):
+    model.scripts[KILL] = script("", message={"refusal": "No."})
+    proxy = await start_proxy()
+    (_, whole, _), (_, stream, _) = await proxy.ask(KILL), await proxy.ask(KILL, stream=True)
+    for name in ("x-rass-action", "x-rass-zone", "x-rass-refusal", "x-rass-attempts"):
+        assert stream[name] == whole[name]
+    assert stream["x-rass-action"] == "unjudged"
 
 
 async def test_an_observed_stream_is_judged_after_the_client_has_it(model, start_proxy, script, refusal, eventually):
@@ -188,3 +199,7 @@ async def test_tools_are_never_held(model, start_proxy, script, refusal):
     _, headers, body = await proxy.ask(KILL, stream=True, tools=[{"type": "function", "function": {"name": "f"}}])
     assert headers["x-rass-action"] == "observing"
     assert body == model.stream_bytes(KILL)
+
+
+def test_a_head_is_held_as_long_as_the_refusal_detector_may_stay_unsure():
+    assert StreamSettings().head_chars >= LONGEST_WAIT

@@ -61,6 +61,16 @@ def test_what_is_missing_is_named(bundle, groups, with_bundle, said):
         check_mode(settings(Mode.RECOVER, **groups), bundle if with_bundle else None)
 
 
+@pytest.mark.parametrize("mode", [Mode.SHADOW, Mode.RECOVER])
+def test_an_engine_whose_activations_nobody_reads_needs_other_detectors(bundle, mode):
+    hotwire = {"steering": {"dialect": "hotwire"}}
+    for detectors in ({}, {"boundary": "judge"}, {"answer_harm": "onnx"}):
+        with pytest.raises(StartupError, match="judge or onnx"):
+            check_mode(settings(mode, detectors=detectors, **hotwire), bundle)
+    check_mode(settings(mode, detectors=JUDGES, **hotwire), bundle)
+    check_mode(settings(Mode.OBSERVE, **hotwire), bundle)
+
+
 def test_a_bundle_that_cannot_judge_answers_recovers_nothing_by_itself(bundle):
     blind = replace(bundle, manifest=replace(bundle.manifest, zones=replace(bundle.manifest.zones, answers=None)))
     with pytest.raises(StartupError, match="no probe for answers"):

@@ -108,7 +108,7 @@ def test_nothing_is_recovered_outside_of_its_conditions(facts, attempts, rules):
         assert facts.refusal.kind in (RefusalKind.FULL, RefusalKind.PARTIAL)
         assert facts.observe_only is None
     if isinstance(decision, Recover):
-        assert len(attempts.made) < attempts.limit
+        assert attempts.sent < attempts.limit
         assert decision.step in attempts.ladder
         if facts.zone is Zone.BAND:
             assert decision.step is not Step.CLARIFY
@@ -124,7 +124,7 @@ def test_recovery_terminates(facts, results, limit, ladder, rules):
             break
         attempts = attempts.after(Attempt(decision.step, result))
     assert isinstance(decide(facts, attempts, rules), Deliver)
-    assert len(attempts.made) <= limit
+    assert attempts.sent <= limit
 
 
 def test_an_answer_that_looks_harmful_ends_recovery():

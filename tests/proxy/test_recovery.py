@@ -43,7 +43,7 @@ class DrawnAttempts:
 
 
 class EveryStep:
-    def ladder(self, model, language, zone):
+    def ladder(self, request, language, zone):
         return tuple(Step)
 
 
@@ -92,8 +92,9 @@ def test_recovery_ends_within_its_limits(results, zone, max_attempts, max_tokens
     recovered = asyncio.run(climbing.run(request(), refused(zone), before))
     if zone in (Zone.HARMFUL, Zone.UNKNOWN):
         assert attempts.made == []
-    assert len(attempts.made) <= max(0, max_attempts - made_before)
-    assert len(attempts.made) <= burst
+    sent = sum(attempt.sent for attempt in attempts.made)
+    assert sent <= max(0, max_attempts - made_before)
+    assert sent <= burst
     if attempts.made:
         started_with = made_before + sum(attempt.tokens for attempt in attempts.made[:-1])
         assert started_with + PROMPT_TOKENS <= max_tokens
@@ -102,6 +103,14 @@ def test_recovery_ends_within_its_limits(results, zone, max_attempts, max_tokens
     assert (recovered.decision.answer is Answer.RECOVERED) is answered
     assert (recovered.body is not None) is answered
     assert recovered.attempts.made == (*before, *attempts.made)
+
+
+def test_what_is_not_possible_costs_nothing():
+    attempts = DrawnAttempts([(AttemptResult.NOT_POSSIBLE, 0), (AttemptResult.ANSWERED, 1)])
+    climbing = recovery(attempts, max_attempts=1, max_tokens=100, burst=1)
+    recovered = asyncio.run(climbing.run(request(), refused(Zone.BENIGN)))
+    assert recovered.decision.answer is Answer.RECOVERED
+    assert (len(recovered.attempts.made), recovered.attempts.sent) == (2, 1)
 
 
 def test_what_was_tried_before_takes_its_time_from_the_limit():

@@ -81,6 +81,27 @@ async def test_each_limit_answers_in_openais_shape(model, start_proxy):
     assert model.requests == []
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "entry"),
+    [
+        ("/v1/responses", "input", {"role": "user", "content": "hello"}),
+        ("/v1/completions", "prompt", "hello"),
+        ("/v1/completions", "prompt", [1, 2, 3]),
+    ],
+)
+async def test_turns_are_counted_whatever_their_api_calls_them(model, start_proxy, path, field, entry):
+    proxy = await start_proxy(limits={"max_messages": 2})
+
+    async def code_for(listed):
+        async with proxy.session.post(f"{proxy.url}{path}", json={"model": "scripted", field: listed}) as response:
+            error = (await response.json()).get("error", {}) if response.status == 400 else {}
+        return error.get("code"), error.get("param")
+
+    assert await code_for([entry] * 3) == ("too_many_messages", field)
+    assert await code_for([entry] * 2) == (None, None)
+    assert await code_for([1, 2, 3]) == (None, None)  # token ids: one prompt
+
+
 async def refused(proxy, body, headers=None):
     status, error = await post(proxy, body, headers)
     assert error["type"] == "invalid_request_error"

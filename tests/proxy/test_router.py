@@ -128,6 +128,14 @@ async def test_a_header_may_only_lower_the_routes_own_mode(backends, start):
     assert headers["x-rass-action"] == "off"
 
 
+async def test_without_a_default_route_its_mode_needs_nothing(backends, start):
+    one, two = backends
+    routes = [second(two, mode="observe")]
+    # Mode recover asks for a bundle, but no request can come there.
+    proxy = await start(mode="recover", upstream={"url": one.url}, routes=routes, default_route=False)
+    assert said((await ask(proxy, "b-1"))[2]) == "second serves b-1"
+
+
 async def test_without_a_default_route_an_unnamed_model_is_not_found(backends, start):
     one, two = backends
     proxy = await start(upstream={"url": one.url}, routes=[second(two)], default_route=False)
@@ -200,6 +208,40 @@ def test_a_route_replaces_whole_tables_and_keeps_the_others():
     assert (b.recovery.burst, b.recovery.max_attempts) == (3, Settings().recovery.max_attempts)
 
 
+async def test_a_fallback_is_asked_at_its_routes_upstream(backends):
+    one, two = backends
+    recovery = {"fallback": {"model": "b-1", "route": "second"}}
+    third = {"name": "third", "models": ["t"], "upstream": {"url": one.url}, "recovery": recovery}
+    settings = Settings.model_validate({"upstream": {"url": one.url}, "routes": [third, second(two)]})
+    deps = await build_dependencies(settings)
+    fallback = deps.routes["third"].fallback
+    assert (fallback.model, fallback.api_key) == ("b-1", "k2")
+    assert fallback.upstream is deps.routes["second"].upstream  # the same connections, bounds and breaker
+    assert deps.fallback is deps.routes["second"].fallback is None
+    await deps.close()
+
+
+def test_a_routes_own_settings_keep_the_route_that_it_falls_back_to_whole():
+    recovery = {"fallback": {"model": "b", "route": "b"}}
+    a = {"name": "a", "models": ["a"], "upstream": {"url": "http://a"}, "mode": "off", "recovery": recovery}
+    b = {"name": "b", "models": ["b"]}
+    settings = Settings.model_validate({"upstream": {"url": "http://top"}, "routes": [a, b]})
+    own = settings.served()["a"]
+    assert [route.name for route in own.routes] == ["b"]
+    assert own.of_route(own.routes[0]).upstream.url == "http://top"
+    assert own.of_route(own.routes[0]).mode == "observe"
+    assert settings.served()["default"].routes == ()
+
+
+def test_a_route_does_not_fall_back_to_itself():
+    fallback = {"model": "b", "route": "b"}
+    routes = [{"name": "a", "models": ["a"]}, {"name": "b", "models": ["b"]}]
+    settings = Settings.model_validate({"recovery": {"max_attempts": 2, "fallback": fallback}, "routes": routes})
+    a, b, default = settings.served().values()
+    assert a.recovery.fallback.route == default.recovery.fallback.route == "b"
+    assert (b.recovery.fallback.model, b.recovery.max_attempts) == (None, 2)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -208,6 +250,9 @@ def test_a_route_replaces_whole_tables_and_keeps_the_others():
         ("[[routes]]\nname = 'a'\nmodels = []", r"routes\.0\.models"),
         ("[[routes]]\nname = 'default'\nmodels = ['a']", "'default' is taken twice"),
         ("default_route = false", "no model is served"),
+        ("[recovery.fallback]\nmodel = 'x'\nroute = 'a'", "there are: none"),
+        ("[recovery.fallback]\nroute = 'a'", "needs a model"),
+        ("[recovery.fallback]\nmodel = 'x'\nroute = 'a'\nurl = 'http://x'", "leave out url"),
         ("[upstream]\nkind = 'litellm'", "needs a provider"),
         ("[upstream]\nprovider = 'gemini'", "kind litellm only"),
         ("[upstream]\nkind = 'litellm'\nprovider = 'azure'", "provider_url"),

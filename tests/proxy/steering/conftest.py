@@ -16,6 +16,13 @@ from proxy.server import listen, url_of
 
 
 @pytest.fixture
+def judged() -> dict[str, Any]:
+    """Settings for an engine whose activations nobody reads: a calibrated guard model judges."""
+    thresholds = {"benign_below": 0.0, "answer_benign_below": 0.0}
+    return {"detectors": {"boundary": "judge", "answer_harm": "judge"}, "judge": thresholds}
+
+
+@pytest.fixture
 def bundle(make_adding_bundle: Callable[..., Bundle]) -> Bundle:
     """A bundle that every dialect can express."""
     return make_adding_bundle()

@@ -59,7 +59,7 @@ async def test_what_the_second_server_was_not_started_with_is_not_tried(
         }
     )
     _, headers, body = await proxy.ask(PROMPT)
-    assert headers["x-rass-action"] == "recovery-failed"
+    assert headers["x-rass-action"] == "refusal-kept"
     assert json.loads(body)["choices"][0]["message"]["content"] == refusal
     assert engine.requests == []
     assert proxy.total("rass_recoveries_total", step="steer", result="not_possible") == 1

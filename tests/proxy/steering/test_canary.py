@@ -299,10 +299,10 @@ async def test_the_running_proxy_falls_back_says_so_and_returns(engine, bundle, 
     assert settings.canary.prompt not in caplog.text
 
 
-async def test_each_route_has_a_canary_of_its_own(engine, bundle, eventually):
+async def test_each_route_has_a_canary_of_its_own(engine, bundle, judged, eventually):
     engine.loaded.clear()
     canary = {"interval_s": 0.02, "failures": 2}
-    steered = {"name": "steered", "models": ["tiny"], "mode": "recover", "bundle": str(bundle.path)}
+    steered = {"name": "steered", "models": ["tiny"], "mode": "recover", "bundle": str(bundle.path), **judged}
     settings = Settings.model_validate(
         {"upstream": {"url": engine.url}, "steering": {"dialect": "hotwire"}, "canary": canary, "routes": [steered]}
     )

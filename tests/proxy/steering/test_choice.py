@@ -75,11 +75,11 @@ def test_a_later_bundle_finds_the_slots_of_the_earlier_one_taken(make_adding_bun
         choose_dialect(settings("hotwire"), make_adding_bundle("third", palette=(0.5, 1.0, 2.0, 3.0)), book)
 
 
-async def test_a_reload_goes_on_with_the_slots_unless_the_engine_was_started_anew(bundle, engine):
+async def test_a_reload_goes_on_with_the_slots_unless_the_engine_was_started_anew(bundle, engine, judged):
     def towards(slots: int, mode: str = "recover") -> Settings:
         steering = {"dialect": "hotwire", "hotwire_slots": slots}
         groups = {"mode": mode, "bundle": str(bundle.path), "upstream": {"url": engine.url}, "steering": steering}
-        return Settings.model_validate(groups)
+        return Settings.model_validate({**groups, **judged})
 
     made = [await build_dependencies(towards(8))]
     for later in (towards(8, "observe"), towards(8), towards(9)):

@@ -17,7 +17,7 @@ REFUSED = "I'm sorry, but I cannot help with that."
 
 @dataclass
 class RawModel:
-    """``pieces`` answer the client's request, ``attempts`` the steered ones, one after the other.
+    """``pieces`` answer the client's request, ``attempts`` steered ones and ones with a note, one after the other.
 
     ``coordinate`` and ``answer_coordinate`` are what it reports of requests and of answers.
     """
@@ -41,7 +41,7 @@ class RawModel:
             reading = {"h": self.coordinate, "rho": None if answered else 1.0, "answer_h": answer_h}
             return web.json_response({**reading, "bundle": "0123456789abcdef", "prompt_tokens": 3})
         self.seen.append((request.path, payload))
-        steered = "rass" in payload
+        steered = "rass" in payload or "instructions" in payload
         kind = "text/event-stream" if payload.get("stream") else "application/json"
         response = web.StreamResponse(headers={"content-type": kind})
         await response.prepare(request)

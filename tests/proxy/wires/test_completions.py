@@ -76,3 +76,11 @@ async def test_recovery_where_the_engine_steers_it(raw, start_proxy, post, sse, 
     assert b"rass" not in answer
     assert raw.seen[-1][0] == PATH
     assert raw.seen[-1][1]["prompt"] == ASK["prompt"]
+
+
+async def test_a_prompt_takes_no_note(raw, start_proxy, post, refused):
+    raw.pieces = [body(refused)]
+    proxy = await start_proxy(url=raw.url, recovery={**BOTH, "clarify": "always", "ladder": ["clarify"]})
+    _, headers, answer = await post(proxy, PATH, ASK)
+    assert (headers["x-rass-action"], headers["x-rass-attempts"]) == ("refusal-kept", "0")
+    assert answer == raw.whole

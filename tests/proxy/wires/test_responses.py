@@ -9,6 +9,7 @@ import pytest
 
 from detectors.verdict import Message
 from proxy.answers import RefusalForm, StreamReader, read_choices
+from proxy.clarify import load_notes
 from proxy.exchange import Mode
 from proxy.stream import SseParser
 from proxy.wires.responses import RESPONSES
@@ -170,6 +171,16 @@ async def test_a_recovered_response(raw, start_proxy, refused):
     assert parsed.usage.output_tokens == 5
     assert b"rass" not in answer.content
     assert raw.seen[1][1]["store"] is False
+
+
+async def test_a_response_is_recovered_with_a_note_in_its_instructions(raw, start_proxy, post, refused):
+    raw.pieces = [json.dumps(response(text_part(refused))).encode()]
+    raw.attempts = [json.dumps(response(text_part("Use kill."), identity="resp_2")).encode()]
+    proxy = await start_proxy(url=raw.url, recovery={**ALL, "clarify": "always", "ladder": ["clarify"]})
+    _, headers, answer = await post(proxy, PATH, ASK)
+    assert (headers["x-rass-action"], headers["x-rass-attempts"]) == ("recovered", "1")
+    assert json.loads(answer)["id"] == "resp_2"
+    assert raw.seen[1][1] == {**ASK, "instructions": load_notes().note("en")}
 
 
 async def test_a_recovered_stream_has_one_identity(raw, start_proxy, sse, refused):
