@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
@@ -42,18 +42,37 @@ class CapturingReader:
         self._places = asyncio.Semaphore(_AT_ONCE)
 
     async def __call__(self, model: str, messages: Sequence[Message], question: str | None = None) -> Coordinates:
-        """Return the coordinates: h is the largest of all user turns."""
+        """Return the coordinates; h is the largest of all user turns, of which the last may be asked about."""
         answered = bool(messages) and messages[-1].role == "assistant"
-        whole = list(messages) if question is None else [*messages, Message("user", question)]
         ends = [index for index, turn in enumerate(messages) if turn.role == "user"]
         if not 0 < len(ends) <= _MOST_USER_TURNS:
             raise ValueError(f"the conversation has {len(ends)} user turns; 1 to {_MOST_USER_TURNS} are captured")
-        whole_text = (len(whole), question is not None or not answered)
+        about_answer = [] if question is None or not answered else [Message("user", question)]
+        whole = [*messages, *about_answer]
+        asking = question is not None and self._bundle.asks_about_requests
+        request = [*messages[: ends[-1] + 1], Message("user", question or "")] if asking else []
+        last = {"answer_h"} if about_answer else set() if answered else {"rho"}
+        (turns, end), asked = await asyncio.gather(
+            self._read(model, whole, bool(about_answer) or not answered, ends, last),
+            self._read(model, request, True, [], {"asked_h"}) if asking else _nothing(),
+        )
+        return Coordinates(
+            h=self._bundle.request_h(turns, asked[1].get("asked_h")),
+            rho=end.get("rho"),
+            answer_h=end.get("answer_h"),
+            bundle=self._bundle.digest,
+        )
+
+    async def _read(
+        self, model: str, messages: Sequence[Message], prompt: bool, ends: Sequence[int], last: Set[str]
+    ) -> tuple[list[float], dict[str, float]]:
+        """Return the logits of ``h`` for the user turns at ``ends``, and of the probes ``last`` at the last token."""
+        whole_text = (len(messages), prompt)
         texts = dict.fromkeys([whole_text, *((end + 1, True) for end in ends)])
         rendered = dict(
             zip(
                 texts,
-                await asyncio.gather(*(self._tokens(model, whole[:n], prompt) for n, prompt in texts)),
+                await asyncio.gather(*(self._tokens(model, messages[:n], opened) for n, opened in texts)),
                 strict=True,
             )
         )
@@ -61,17 +80,15 @@ class CapturingReader:
         if len(tokens) > self._max_tokens:
             raise ValueError(f"the conversation has {len(tokens)} tokens; at most {self._max_tokens} are captured")
         positions = [shared_tokens(rendered[end + 1, True], tokens) - 1 for end in ends]
-        if min(positions) < 0:
+        if min(positions, default=0) < 0:
             raise ValueError("the engine renders a user turn differently when more follows")
+        known = last & self._bundle.manifest.probes.keys()
         async with self._places:
-            streams = await self._captured(model, tokens, [*positions, len(tokens) - 1], asked=question is not None)
-        end = len(positions)
-        return Coordinates(
-            h=float(np.max([self._coordinate("h", streams, place) for place in range(end)])),
-            rho=None if answered else self._known("rho", streams, end),
-            answer_h=None if question is None else self._known("answer_h", streams, end),
-            bundle=self._bundle.digest,
-        )
+            streams = await self._captured(
+                model, tokens, [*positions, len(tokens) - 1], known | ({"h"} if ends else set())
+            )
+        turns = [self._coordinate("h", streams, place) for place in range(len(positions))]
+        return turns, {name: self._coordinate(name, streams, len(positions)) for name in known}
 
     async def _tokens(self, model: str, messages: Sequence[Message], generation_prompt: bool) -> list[int]:
         turns = [{"role": turn.role, "content": turn.content} for turn in messages]
@@ -82,12 +99,10 @@ class CapturingReader:
         return tokens
 
     async def _captured(
-        self, model: str, tokens: Sequence[int], positions: Sequence[int], *, asked: bool
+        self, model: str, tokens: Sequence[int], positions: Sequence[int], probes: Set[str]
     ) -> dict[int, FloatArray]:
-        """Return the streams ``[len(positions), d]`` after each layer that is needed."""
-        probes = self._bundle.manifest.probes
-        names = {"h", "answer_h" if asked else "rho"} & probes.keys()
-        layers = sorted({layer for name in names for layer in probes[name].layers})
+        """Return the streams ``[len(positions), d]`` after each layer that ``probes`` need."""
+        layers = sorted({layer for name in probes for layer in self._bundle.manifest.probes[name].layers})
         request = {
             "model": model,
             "prompt": list(tokens),
@@ -110,15 +125,16 @@ class CapturingReader:
         streams = await asyncio.to_thread(read)
         return dict(zip(layers, streams, strict=True))
 
-    def _known(self, name: str, streams: Mapping[int, FloatArray], place: int) -> float | None:
-        return self._coordinate(name, streams, place) if name in self._bundle.manifest.probes else None
-
     def _coordinate(self, name: str, streams: Mapping[int, FloatArray], place: int) -> float:
         """Apply a probe to the streams at one place, in float64: folded standardisation leaves sums that cancel."""
         weight, bias = self._bundle.probe(name)
         layers = self._bundle.manifest.probes[name].layers
         values = np.concatenate([streams[layer][place] for layer in layers]).astype(np.float64)
         return float(values @ weight.astype(np.float64) + bias)
+
+
+async def _nothing() -> tuple[list[float], dict[str, float]]:
+    return [], {}
 
 
 def answer_bytes(bundle: Bundle, max_tokens: int) -> int:

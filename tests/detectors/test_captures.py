@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from detectors.captures import CapturingReader, answer_bytes
 from detectors.coordinates import shared_tokens
 from detectors.harm import ActivationAnswerHarm
 from detectors.judge_transport import PostResponse
+from detectors.manifest import ProbePosition, ProbeSpec
 from detectors.residual_wire import decoded_residuals
 from detectors.verdict import Message, Zone
 from rass.conversation import render
@@ -115,6 +117,30 @@ async def test_an_answer_is_read_after_the_question(engine, reader):
     assert engine.requests[0]["prompt"] == list(expected.token_ids)
     assert read.h == pytest.approx(max(sums(engine, 2, expected.answer_starts)))
     assert read.answer_h == pytest.approx(*sums(engine, 4, [expected.end]))
+
+
+@pytest.mark.parametrize("answer", [None, "kill the child"])
+async def test_a_bundle_that_asks_has_the_request_captured_with_its_question(bundle, engine, answer):
+    asked_h = ProbeSpec((4,), ProbePosition.QUESTION_END, 0.25)
+    manifest = replace(bundle.manifest, probes={**bundle.manifest.probes, "asked_h": asked_h})
+    asking = replace(bundle, manifest=manifest, _probes={**bundle._probes, "asked_h": bundle.probe("answer_h")})
+    reader = CapturingReader(asking, tokenize=engine.tokenize, complete=engine.complete, max_tokens=64)
+    turns = DIALOGUE if answer is None else [*DIALOGUE, Message("assistant", answer)]
+    read = await reader("tiny", turns, "Was it harmful?")
+    [request] = render(Words(), [DIALOGUE])
+    [question] = render(Words(), [DIALOGUE], ["Was it harmful?"])
+    [whole] = [request] if answer is None else render(Words(), [turns], ["Was it harmful?"])
+    assert [list(one.token_ids) for one in (whole, question)] == [one["prompt"] for one in engine.requests]
+
+    def logit(layer, conversation, position):
+        count = len(conversation.token_ids)
+        streams = np.random.default_rng(count).normal(size=(LAYERS, count, WIDTH)).astype(np.float32)
+        return float(streams[layer, position].astype(np.float64).sum())
+
+    earlier, last = (logit(2, whole, start) for start in whole.answer_starts)
+    assert read.h == pytest.approx(max(earlier, 0.75 * last + 0.25 * logit(4, question, question.end)))
+    assert (read.answer_h is None) is (answer is None)
+    assert (await reader("tiny", turns)).h is None
 
 
 async def test_what_is_asked_of_the_engine(engine, reader):
