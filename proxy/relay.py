@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.answers import json_object
 from proxy.asgi import (
+    UNWATCHED_S,
     ClientGone,
     Sent,
     header_map,
@@ -34,6 +35,7 @@ from proxy.relayed_path import RelayedPath
 from proxy.request_limits import check_body
 from proxy.router import Route, Router
 from proxy.settings import Settings
+from proxy.time_limits import TimeLimit
 from proxy.upstream.protocol import UpstreamResponse
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ class Relay:
         self._metrics = metrics
         self._paths = [RelayedPath.parse(text) for text in settings.relay.paths]
         self._served = served
+        self._body_limit = TimeLimit(settings.limits.body_timeout_s)
+        self._unwatched = TimeLimit(UNWATCHED_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -58,7 +62,7 @@ class Relay:
             listed = self._listed(scope["method"], scope["path"])
             limits = self._settings.limits
             body = await read_body(
-                receive, self._settings.relay.max_request_bytes, limits.body_timeout_s, "relay.max_request_bytes"
+                receive, self._settings.relay.max_request_bytes, self._body_limit, "relay.max_request_bytes"
             )
             content_type = headers.get("content-type", "")
             if body and not is_form(content_type):
@@ -69,7 +73,7 @@ class Relay:
             with self._metrics.in_flight.track_inprogress():
                 async with AsyncExitStack() as stack:
                     work = self._exchange(scope, headers, request_id, body, listed, stack, sent)
-                    await while_connected(receive, work)
+                    await while_connected(receive, work, self._unwatched)
         except ClientGone:
             return
         except ProxyError as error:

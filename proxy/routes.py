@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from proxy.asgi import (
+    UNWATCHED_S,
     ClientGone,
     Sent,
     header_map,
@@ -36,6 +37,7 @@ from proxy.relay import Relay
 from proxy.request_limits import check_body
 from proxy.router import Router
 from proxy.settings import Settings
+from proxy.time_limits import TimeLimit
 from proxy.wires.chat import CHAT
 from proxy.wires.completions import COMPLETIONS
 from proxy.wires.protocol import Wire
@@ -55,6 +57,8 @@ class Answers:
         self._settings = settings
         self._router = router
         self._metrics = metrics
+        self._body_limit = TimeLimit(settings.limits.body_timeout_s)
+        self._unwatched = TimeLimit(UNWATCHED_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. What goes wrong before the first byte is an OpenAI error body."""
@@ -68,9 +72,7 @@ class Answers:
                 if scope["method"] != "POST":
                     raise PathNotRelayed(f"{self._wire.path} takes POST, not {scope['method']}")
                 limits = self._settings.limits
-                body = await read_body(
-                    receive, limits.max_request_bytes, limits.body_timeout_s, "limits.max_request_bytes"
-                )
+                body = await read_body(receive, limits.max_request_bytes, self._body_limit, "limits.max_request_bytes")
                 check_body(body, limits)
                 payload = parse_object(body)
                 route = self._router.route(model_of(payload))
@@ -90,7 +92,8 @@ class Answers:
                     recovered_surfaces=route.settings.recovery.surfaces,
                 )
                 async with AsyncExitStack() as stack:
-                    reply = await while_connected(receive, self._exchange(route.gate, request, stack, sent))
+                    work = self._exchange(route.gate, request, stack, sent)
+                    reply = await while_connected(receive, work, self._unwatched)
                     await reply.afterwards()
             except ClientGone:
                 self._count(request, notes, Action.CLIENT_GONE)
