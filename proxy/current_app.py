@@ -8,6 +8,8 @@ import logging
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
 
+from proxy.heap import set_aside
+
 logger = logging.getLogger(__name__)
 
 
@@ -99,6 +101,8 @@ class CurrentApp:
         del self._living[living]
         if not living.cancelled() and (error := living.exception()) is not None:
             logger.error("an application did not close in order", exc_info=error)
+        if self._current is not None:
+            set_aside()  # a reload is over: the former application goes, and the new one is here to stay
 
 
 async def _answer_lifespan(receive: Receive, send: Send) -> None:

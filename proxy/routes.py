@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.asgi import (
     UNWATCHED_S,
@@ -122,8 +122,13 @@ class Answers:
         self._metrics.requests.labels(action, mode).inc()
 
 
+def judged_paths(settings: Settings, *, router: Router, metrics: Metrics) -> Mapping[str, ASGIApp]:
+    """Return the applications of the paths whose answers are judged."""
+    return {wire.path: Answers(wire, settings, router=router, metrics=metrics) for wire in JUDGED}
+
+
 def build_routes(settings: Settings, *, router: Router, metrics: Metrics) -> Sequence[BaseRoute]:
-    """Return all routes; the last one relays the listed paths and refuses every other one."""
+    """Return the routes of all other paths; the last one relays the listed ones and refuses the rest."""
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -143,7 +148,6 @@ def build_routes(settings: Settings, *, router: Router, metrics: Metrics) -> Seq
         return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
     return [
-        *(Route(wire.path, Answers(wire, settings, router=router, metrics=metrics)) for wire in JUDGED),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", exposition),
