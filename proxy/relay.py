@@ -27,9 +27,10 @@ from proxy.chat_request import model_of
 from proxy.engine_fields import is_form, refuse_steering_in
 from proxy.errors import AnswerTooLarge, PathNotRelayed, ProxyError, UpstreamError, error_event
 from proxy.exchange import Reply
-from proxy.headers import REQUEST_ID_HEADER, forwarded_headers, request_id_of, returned_headers
+from proxy.headers import REQUEST_ID_HEADER, forwarded_headers, returned_headers
 from proxy.metrics import Metrics
 from proxy.model_list import merged_models
+from proxy.notes import notes_of
 from proxy.readiness import MODELS_PATH
 from proxy.relayed_path import RelayedPath
 from proxy.request_limits import check_body
@@ -56,7 +57,7 @@ class Relay:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         headers = header_map(scope)
-        request_id = request_id_of(headers)
+        request_id = notes_of(scope).request_id
         sent = Sent(send)
         try:
             listed = self._listed(scope["method"], scope["path"])

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.asgi import header_map, send_error
+from proxy.asgi import send_error
 from proxy.errors import HeadersTooLarge, InvalidBody, TooDeep, TooManyMessages
-from proxy.headers import request_id_of
+from proxy.notes import notes_of
 from proxy.settings.operation import LimitSettings
 
 # A whole string, or a bracket outside of one. A string that never ends matches to the end: the parser refuses it.
@@ -36,7 +36,7 @@ class HeaderLimits:
                     f"{self._limits.max_header_bytes} bytes together are read (limits.max_headers, "
                     "limits.max_header_bytes)"
                 )
-                await send_error(error, request_id_of(header_map(scope)), send)
+                await send_error(error, notes_of(scope).request_id, send)
                 return
         await self._app(scope, receive, send)
 

@@ -28,7 +28,6 @@ from proxy.engine_fields import parse_object
 from proxy.errors import PathNotRelayed, ProxyError
 from proxy.exchange import Action, ChatRequest, Reply
 from proxy.gate import Gate
-from proxy.headers import request_id_of
 from proxy.metrics import CONTENT_TYPE, Metrics
 from proxy.model_list import mode_report, readiness_page, route_states
 from proxy.notes import Notes, notes_of
@@ -63,10 +62,10 @@ class Answers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. What goes wrong before the first byte is an OpenAI error body."""
         headers = header_map(scope)
-        request_id = request_id_of(headers)
         sent = Sent(send)
         request: ChatRequest | None = None
         notes = notes_of(scope)
+        request_id = notes.request_id
         with self._metrics.in_flight.track_inprogress():
             try:
                 if scope["method"] != "POST":
