@@ -150,8 +150,8 @@ def read_stream(body: bytes, gathered: Gathered) -> dict[int, ChatAnswer]:
 def steering_report(payload: Mapping[str, object]) -> bool | None:
     """Return whether an engine says that it steered; it says so beside the answer, or inside of a response object."""
     for holder in (payload, payload.get("response")):
-        report = holder.get("rass") if isinstance(holder, Mapping) else None
-        if isinstance(report, Mapping) and isinstance(report.get("steered"), bool):
+        report = holder.get("rass") if isinstance(holder, dict) else None
+        if isinstance(report, dict) and isinstance(report.get("steered"), bool):
             return bool(report["steered"])
     return None
 

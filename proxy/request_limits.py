@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from itertools import chain
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -29,7 +30,7 @@ class HeaderLimits:
         """Pass one request on, or refuse it."""
         if scope["type"] == "http":
             headers = scope["headers"]
-            size = sum(len(name) + len(value) for name, value in headers)
+            size = sum(map(len, chain.from_iterable(headers)))
             if len(headers) > self._limits.max_headers or size > self._limits.max_header_bytes:
                 error = HeadersTooLarge(
                     f"the request has {len(headers)} headers of {size} bytes; at most {self._limits.max_headers} of "

@@ -56,6 +56,7 @@ class Answers:
         self._settings = settings
         self._router = router
         self._metrics = metrics
+        self._route_requests = {route.name: metrics.route_requests.labels(route.name) for route in router.routes}
         self._body_limit = TimeLimit(settings.limits.body_timeout_s)
         self._unwatched = TimeLimit(UNWATCHED_S)
 
@@ -75,13 +76,14 @@ class Answers:
                 check_body(body, limits)
                 payload = parse_object(body)
                 route = self._router.route(model_of(payload))
-                self._metrics.route_requests.labels(route.name).inc()
+                self._route_requests[route.name].inc()
                 request = parse_chat_request(
                     body,
                     payload,
                     headers,
                     request_id=request_id,
                     configured_mode=route.mode,
+                    log_text=self._settings.log_text,
                     caller=caller_of(scope),
                     notes=notes,
                     limits=limits,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 import aiohttp
+from prometheus_client import Histogram
 
 from proxy.errors import UpstreamBroke, UpstreamConnectTimedOut, UpstreamError, UpstreamTimedOut, UpstreamUnreachable
 from proxy.metrics import Metrics
@@ -33,6 +34,7 @@ class HttpUpstream:
     def __init__(self, settings: UpstreamSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._seconds: dict[str, Histogram] = {}
         self._to_headers = TimeLimit(min(settings.first_byte_timeout_s, settings.total_timeout_s))
         self._to_first_token = TimeLimit(settings.first_token_timeout_s)
         self._silence = TimeLimit(settings.idle_timeout_s)
@@ -73,7 +75,10 @@ class HttpUpstream:
             if isinstance(error, UpstreamError):
                 self._metrics.upstream_errors.labels(error.code).inc()
             raise
-        self._metrics.upstream_seconds.labels(purpose).observe(perf_counter() - started)
+        seconds = self._seconds.get(purpose)
+        if seconds is None:
+            seconds = self._seconds[purpose] = self._metrics.upstream_seconds.labels(purpose)
+        seconds.observe(perf_counter() - started)
         return HttpResponse(response, self, whole)
 
     async def close(self) -> None:
