@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from proxy.configured import configured
 from proxy.current_app import CurrentApp
 from proxy.errors import StartupError
-from proxy.heap import settled_heap
+from proxy.heap import set_aside, settled_heap
 from proxy.http_protocol import BoundedHttpProtocol
 from proxy.log_format import formatter
 from proxy.reload import Reloader, reloading, stamps
@@ -100,7 +100,7 @@ async def running_server(
     """
     seen = None if source is None else stamps(source, settings)
     first = await configured(settings)
-    served = CurrentApp()
+    served = CurrentApp(exchanged=set_aside)
     await served.swap(first.app)
     try:
         async with AsyncExitStack() as stack:
