@@ -69,7 +69,9 @@ class Gathered(Protocol):
 
 
 def together(choices: Mapping[int, ChatAnswer]) -> ChatAnswer:
-    """Return all choices of one answer as one."""
+    """Return all choices of one answer as one; nearly always there is only one."""
+    if len(choices) == 1:
+        return next(iter(choices.values()))
     ordered = [choices[index] for index in sorted(choices)]
     form = RefusalForm.TEXT
     for worse in (RefusalForm.TYPED, RefusalForm.FILTER):
