@@ -2,7 +2,7 @@
 
 A logistic model over cue features (which classes of phrase stand where: apology, inability, judgement, help …) and,
 for English, over words. Its weights ship as JSON and are made by `rass detector train refusal`. A verdict costs about
-0.2 ms, needs no language, no prompt and no network, and says what decided.
+0.1 ms, needs no language, no prompt and no network, and says what decided.
 """
 
 from __future__ import annotations
