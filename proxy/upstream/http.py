@@ -227,8 +227,9 @@ class _WholeTime:
             self._pass()
 
     def stop(self) -> None:
-        """The answer is over."""
+        """The answer is over. The last wait is forgotten, which would hold it and be held by it."""
         self._limit.stop(self._place)
+        self._wait = None
 
     def _pass(self) -> None:
         self._over = True
