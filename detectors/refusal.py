@@ -2,7 +2,7 @@
 
 A logistic model over cue features (which classes of phrase stand where: apology, inability, judgement, help …) and,
 for English, over words. Its weights ship as JSON and are made by `rass detector train refusal`. A verdict costs about
-0.2 ms, needs no language, no prompt and no network, and says what decided.
+0.1 ms, needs no language, no prompt and no network, and says what decided.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from detectors.refusal_cues import Cue, CueFinder, load_finder
 from detectors.refusal_features import features_of
 from detectors.refusal_stream import StreamingRefusal
 from detectors.refusal_text import PreparedAnswer, prepare
-from detectors.refusal_words import word_parts
+from detectors.refusal_words import heard, word_parts
 from detectors.verdict import RefusalKind, RefusalVerdict
 
 _NAMED_FEATURES = 2  # how many of the strongest features a reason names
@@ -71,8 +71,8 @@ class TextRefusalDetector:
             return RefusalVerdict(RefusalKind.EMPTY, 0.0, reason)
         cues = self._finder.find(answer.sentences)
         parts = self._parts(answer, cues)
-        heard = sum(part for _, part in self._words(answer))
-        score = _sigmoid(self._weights.bias + heard + sum(part for _, part in parts))
+        said = heard(answer, self._weights.words, self._weights.english_bias)
+        score = _sigmoid(self._weights.bias + said + sum(part for _, part in parts))
         if score >= self._weights.full:
             return RefusalVerdict(RefusalKind.FULL, score, f"refuses: {_named(parts, 1)}")
         if score >= self._weights.partial and any(cue.name in _DENIALS for cue in cues):
@@ -83,17 +83,14 @@ class TextRefusalDetector:
         """Return the verdict on a whole answer with what decided it; never raises on any string."""
         answer = prepare(text)
         cues = tuple(self._finder.find(answer.sentences))
-        heard = sorted(self._words(answer), key=lambda part: -abs(part[1]))
-        parts = tuple(self._parts(answer, cues))
-        return Explanation(self.judge_prepared(answer), answer.sentences, cues, parts, tuple(heard))
+        said = word_parts(answer, self._weights.words, self._weights.english_bias)
+        words = tuple(sorted(said, key=lambda part: -abs(part[1])))
+        return Explanation(self.judge_prepared(answer), answer.sentences, cues, tuple(self._parts(answer, cues)), words)
 
     def _parts(self, answer: PreparedAnswer, cues: Sequence[Cue]) -> list[tuple[str, float]]:
         weights = self._weights.weights
         parts = [(name, weights[name] * value) for name, value in features_of(answer, cues).items() if name in weights]
         return sorted(parts, key=lambda part: -abs(part[1]))
-
-    def _words(self, answer: PreparedAnswer) -> list[tuple[str, float]]:
-        return word_parts(answer, self._weights.words, self._weights.english_bias)
 
     def stream(self) -> StreamingRefusal:
         """Return a new incremental detector for one streamed answer."""

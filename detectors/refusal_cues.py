@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import TypeAlias
 
 from detectors.refusal_text import normalize
 
@@ -40,6 +41,10 @@ class _Phrase:
     then: str | None
 
 
+_Index: TypeAlias = dict[str, dict[str, list[_Phrase]]]
+"""Phrases by a key that the text must have and the character after it (``""``: any other), in the order of reading."""
+
+
 class CueFinder:
     """Finds the cues of all lexicons at once, so no language has to be known and mixed answers are read as well.
 
@@ -48,8 +53,8 @@ class CueFinder:
 
     def __init__(self, lexicons: Iterable[tuple[bool, Mapping[str, Sequence[str]]]]) -> None:
         """Index ``(whole_words, phrases by class)`` pairs; raises ``ValueError`` for a stem that is too short."""
-        self._by_word: dict[str, list[_Phrase]] = {}
-        self._by_stem: dict[str, list[_Phrase]] = {}
+        self._by_word: _Index = {}
+        self._by_stem: _Index = {}
         self._by_start: dict[str, list[_Phrase]] = {}
         seen: set[_Phrase] = set()
         for whole_words, cues in lexicons:
@@ -76,22 +81,26 @@ class CueFinder:
             return
         word, _, rest = phrase.first[1:].partition(" ")
         if rest or phrase.first.endswith(" "):
-            self._by_word.setdefault(word, []).append(phrase)
+            _put(self._by_word, word, rest[:1], phrase)
         elif len(word) >= _STEM_KEY:
-            self._by_stem.setdefault(word[:_STEM_KEY], []).append(phrase)
+            _put(self._by_stem, word[:_STEM_KEY], word[_STEM_KEY : _STEM_KEY + 1], phrase)
         else:
             raise ValueError(f"the stem {word!r} is too short: give at least {_STEM_KEY} letters")
 
     def _find_words(self, padded: str, index: int, found: list[Cue]) -> None:
+        by_word, by_stem = self._by_word, self._by_stem
         position = 0
         for word in padded[1:-1].split(" "):
-            for phrase in self._by_word.get(word, ()):
-                if padded.startswith(phrase.first, position):
-                    _add(phrase, padded, index, position, found)
-            for phrase in self._by_stem.get(word[:_STEM_KEY], ()):
-                if padded.startswith(phrase.first, position):
-                    _add(phrase, padded, index, position, found)
-            position += len(word) + 1
+            following = position + len(word) + 1
+            if (phrases := by_word.get(word)) is not None:
+                for phrase in phrases.get(padded[following + 1 : following + 2]) or phrases[""]:
+                    if padded.startswith(phrase.first, position):
+                        _add(phrase, padded, index, position, found)
+            if (phrases := by_stem.get(word[:_STEM_KEY])) is not None:
+                for phrase in phrases.get(word[_STEM_KEY : _STEM_KEY + 1]) or phrases[""]:
+                    if padded.startswith(phrase.first, position):
+                        _add(phrase, padded, index, position, found)
+            position = following
 
     def _find_anywhere(self, padded: str, index: int, found: list[Cue]) -> None:
         by_start = self._by_start
@@ -109,6 +118,16 @@ def load_finder() -> CueFinder:
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".json")), key=lambda entry: entry.name)
     lexicons = [json.loads(entry.read_text(encoding="utf-8")) for entry in files]
     return CueFinder((lexicon["whole_words"], lexicon["cues"]) for lexicon in lexicons)
+
+
+def _put(index: _Index, key: str, after: str, phrase: _Phrase) -> None:
+    """Add a phrase that needs ``after`` after its key, ``""`` where any character will do."""
+    phrases = index.setdefault(key, {"": []})
+    if after:
+        phrases.setdefault(after, list(phrases[""])).append(phrase)
+        return
+    for each in phrases.values():
+        each.append(phrase)
 
 
 def _add(phrase: _Phrase, padded: str, index: int, position: int, found: list[Cue]) -> None:

@@ -7,7 +7,7 @@ which source an answer is from. So they speak for English answers alone, softly,
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from detectors.refusal_text import PreparedAnswer
 
@@ -26,7 +26,7 @@ _ENGLISH = frozenset(_ENGLISH_WORDS.split())
 def is_english(answer: PreparedAnswer) -> bool:
     """Return whether the head reads as English, by its function words."""
     tokens = " ".join(answer.sentences).split(" ")[:_GATE_TOKENS]
-    return sum(token in _ENGLISH for token in tokens) >= _GATE_SHARE * len(tokens)
+    return sum(map(_ENGLISH.__contains__, tokens)) >= _GATE_SHARE * len(tokens)
 
 
 def words(answer: PreparedAnswer) -> list[str]:
@@ -35,12 +35,15 @@ def words(answer: PreparedAnswer) -> list[str]:
         return []
     tokens = " . ".join(answer.sentences).split(" ")[:_TOKENS]
     first = answer.sentences[0].split(" ")[:_TOKENS]
-    found = dict.fromkeys(tokens)
-    found.update(dict.fromkeys(f"{one} {two}" for one, two in pairwise(tokens)))
-    found.update(dict.fromkeys(f"1:{token}" for token in first))
-    found.update(dict.fromkeys(f"1:{one} {two}" for one, two in pairwise(first)))
-    found.update(dict.fromkeys(f"^{' '.join(tokens[:length])}" for length in (1, 2, 3)))
-    return list(found)
+    in_first = "1:".__add__  # mapped, these cost half of what they do in a comprehension
+    parts = (
+        tokens,
+        map(" ".join, pairwise(tokens)),
+        map(in_first, first),
+        map(in_first, map(" ".join, pairwise(first))),
+        (f"^{' '.join(tokens[:length])}" for length in (1, 2, 3)),
+    )
+    return list(dict.fromkeys(chain.from_iterable(parts)))
 
 
 def scale(known: int) -> float:
@@ -56,3 +59,12 @@ def word_parts(answer: PreparedAnswer, weights: dict[str, float], bias: float) -
     known = [(word, weights[word]) for word in found if word in weights]
     value = scale(len(known))
     return [("English", bias), *((word, weight * value) for word, weight in known)]
+
+
+def heard(answer: PreparedAnswer, weights: dict[str, float], bias: float) -> float:
+    """Return the sum of what `word_parts` returns, at less than half of its cost."""
+    found = words(answer)
+    if not found:
+        return 0.0
+    known = [weight for weight in map(weights.get, found) if weight is not None]
+    return sum(map(scale(len(known)).__mul__, known), bias)

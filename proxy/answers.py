@@ -69,7 +69,9 @@ class Gathered(Protocol):
 
 
 def together(choices: Mapping[int, ChatAnswer]) -> ChatAnswer:
-    """Return all choices of one answer as one."""
+    """Return all choices of one answer as one; nearly always there is only one."""
+    if len(choices) == 1:
+        return next(iter(choices.values()))
     ordered = [choices[index] for index in sorted(choices)]
     form = RefusalForm.TEXT
     for worse in (RefusalForm.TYPED, RefusalForm.FILTER):
@@ -150,8 +152,8 @@ def read_stream(body: bytes, gathered: Gathered) -> dict[int, ChatAnswer]:
 def steering_report(payload: Mapping[str, object]) -> bool | None:
     """Return whether an engine says that it steered; it says so beside the answer, or inside of a response object."""
     for holder in (payload, payload.get("response")):
-        report = holder.get("rass") if isinstance(holder, Mapping) else None
-        if isinstance(report, Mapping) and isinstance(report.get("steered"), bool):
+        report = holder.get("rass") if isinstance(holder, dict) else None
+        if isinstance(report, dict) and isinstance(report.get("steered"), bool):
             return bool(report["steered"])
     return None
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from detectors.bundle import Bundle
 from proxy.authentication import Authentication
@@ -20,24 +21,36 @@ from proxy.relayed_path import RelayedPath
 from proxy.request_limits import HeaderLimits
 from proxy.route_assembly import assembled_route
 from proxy.router import Router
-from proxy.routes import build_routes
+from proxy.routes import build_routes, judged_paths
 from proxy.settings import DEFAULT_ROUTE, Settings
 
 
 class _App(FastAPI):
-    """FastAPI with a hand-written document: the hot routes are plain ASGI, from which none can be derived."""
+    """FastAPI behind ``layers``, and beside it ``hot``, the paths whose requests go past its own layers and router.
+
+    Those are plain ASGI applications, from which no document can be derived: it is given.
+    """
 
     def __init__(
         self,
         document: dict[str, object],
-        layers: list[Middleware],
         lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+        hot: Mapping[str, ASGIApp],
+        layers: Callable[[ASGIApp], ASGIApp],
     ) -> None:
         # Interactive pages would load scripts from elsewhere; the document itself is served.
-        super().__init__(
-            lifespan=lifespan, middleware=layers, openapi_url="/openapi.json", docs_url=None, redoc_url=None
-        )
+        super().__init__(lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)
         self._document = document
+        self._hot = hot
+        self._layered = layers(self._served)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request through the layers."""
+        await self._layered(scope, receive, send)
+
+    async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hot = self._hot.get(scope["path"]) if scope["type"] == "http" else None
+        await (super().__call__ if hot is None else hot)(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """Return the document."""
@@ -73,28 +86,24 @@ def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
         await deps.close()
 
     document = openapi_document([RelayedPath.parse(text) for text in settings.relay.paths])
-    app = _App(document, _layers(settings, deps), lifespan)
+    hot = judged_paths(settings, router=router, metrics=deps.metrics)
+    app = _App(document, lifespan, hot, partial(_layered, settings, deps))
     app.router.routes.extend(build_routes(settings, router=router, metrics=deps.metrics))
     return app
 
 
-def _layers(settings: Settings, deps: Dependencies) -> list[Middleware]:
-    """Return what stands around the routes, outermost first."""
-    layers = [
-        Middleware(ExchangeLog, include_text=settings.log_text, tracer=deps.tracer),
-        Middleware(HeaderLimits, limits=settings.limits),
-    ]
+def _layered(settings: Settings, deps: Dependencies, app: ASGIApp) -> ASGIApp:
+    """Put around ``app`` what every request passes, innermost first."""
     if deps.keyring is not None:
-        layers.append(
-            Middleware(
-                Authentication,
-                keyring=deps.keyring,
-                limits=deps.limits,
-                open_paths=settings.keys.opened,
-                metrics=deps.metrics,
-            )
+        app = Authentication(
+            app,
+            keyring=deps.keyring,
+            limits=deps.limits,
+            open_paths=settings.keys.opened,
+            metrics=deps.metrics,
         )
-    return layers
+    app = HeaderLimits(app, limits=settings.limits)
+    return ExchangeLog(app, include_text=settings.log_text, tracer=deps.tracer)
 
 
 def _bundle_labels(bundle: Bundle | None) -> tuple[str, str]:

@@ -17,8 +17,12 @@ from proxy.errors import BodyTooLarge, ProxyError, RequestTooSlow
 from proxy.exchange import Reply
 from proxy.headers import REQUEST_ID_HEADER
 from proxy.stream import KEEP_ALIVE
+from proxy.time_limits import Interruption, TimeLimit, Within
 
 T = TypeVar("T")
+
+UNWATCHED_S = 0.05
+"""How long a request is worked on before anybody looks whether its client is still there."""
 
 
 class ClientGone(Exception):
@@ -56,16 +60,17 @@ def header_map(scope: Scope) -> dict[str, str]:
     return headers
 
 
-async def read_body(receive: Receive, limit_bytes: int, limit_s: float, setting: str) -> bytes:
-    """Read a request's body within ``limit_bytes``, which ``setting`` names.
+async def read_body(receive: Receive, limit_bytes: int, limit: TimeLimit, setting: str) -> bytes:
+    """Read a request's body within ``limit`` and ``limit_bytes``, which ``setting`` names.
 
     Raises ``BodyTooLarge``, ``RequestTooSlow`` or ``ClientGone``.
     """
-    try:
-        async with asyncio.timeout(limit_s):
-            return await _whole_body(receive, limit_bytes, setting)
-    except TimeoutError as error:
-        raise RequestTooSlow(f"the request body did not arrive within {limit_s:g} s (limits.body_timeout_s)") from error
+
+    def too_slow() -> RequestTooSlow:
+        return RequestTooSlow(f"the request body did not arrive within {limit.limit_s:g} s (limits.body_timeout_s)")
+
+    with Within(limit, too_slow):
+        return await _whole_body(receive, limit_bytes, setting)
 
 
 async def _whole_body(receive: Receive, limit_bytes: int, setting: str) -> bytes:
@@ -84,22 +89,27 @@ async def _whole_body(receive: Receive, limit_bytes: int, setting: str) -> bytes
             return b"".join(chunks)
 
 
-async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
-    """Run ``work`` and return its result; cancel it and raise ``ClientGone`` as soon as the client leaves.
+async def while_connected(receive: Receive, work: Awaitable[T], patience: TimeLimit) -> T:
+    """Await ``work`` and return its result; cancel it and raise ``ClientGone`` once the client has left.
 
-    Waits until cancelled work is over, so that what it held upstream is given up by the time this returns.
+    Whether the client is there is looked at from the end of ``patience`` on: most answers are there before, and need no
+    second task beside them. Cancelled work is over, with all that it held upstream, by the time this returns.
     """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientGone
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.wait({working, watching})
+    watching: asyncio.Task[None] | None = None
+    with Interruption() as interruption:
+
+        def watch() -> None:
+            nonlocal watching
+            watching = asyncio.ensure_future(_watch(receive, interruption))
+
+        place = patience.start(watch)
+        try:
+            return await work
+        finally:
+            patience.stop(place)
+            if watching is not None:
+                watching.cancel()
+                await asyncio.wait({watching})
 
 
 def json_reply(
@@ -141,6 +151,7 @@ async def send_internal_error(request_id: str, send: Send) -> None:
     await send_error(ProxyError(f"the proxy failed; its log names request {request_id}"), request_id, send)
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _watch(receive: Receive, interruption: Interruption) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    interruption.interrupt(ClientGone)

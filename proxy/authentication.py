@@ -10,7 +10,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.asgi import header_map, send_error
 from proxy.caller import identified
 from proxy.errors import RateLimited, Unauthorized
-from proxy.headers import request_id_of
 from proxy.keys import Key, Keyring, Rejection
 from proxy.metrics import Metrics
 from proxy.notes import notes_of
@@ -63,11 +62,11 @@ class Authentication:
             notes_of(scope).key_id = key.name
             leave = self._limits.admit(key)
         except Unauthorized as error:
-            await send_error(error, request_id_of(headers), send)
+            await send_error(error, notes_of(scope).request_id, send)
             return
         except RateLimited as error:
             self._metrics.rate_limited.labels(error.limit).inc()
-            await send_error(error, request_id_of(headers), send)
+            await send_error(error, notes_of(scope).request_id, send)
             return
         try:
             await self._app(identified(scope, key.caller()), receive, send)

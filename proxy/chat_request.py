@@ -17,7 +17,9 @@ from proxy.notes import MAX_MODEL_CHARS, Notes
 from proxy.request_limits import check_messages
 from proxy.settings.operation import LimitSettings
 from proxy.wires.chat import CHAT
-from proxy.wires.protocol import Surface, Wire
+from proxy.wires.protocol import Conversation, Surface, Wire
+
+_UNREAD = Conversation((), text_only=False)
 
 
 def parse_chat_request(
@@ -34,21 +36,23 @@ def parse_chat_request(
     api_key: str | None,
     wire: Wire = CHAT,
     recovered_surfaces: Collection[Surface] = tuple(Surface),
+    log_text: bool = False,
 ) -> ChatRequest:
     """Read ``caller``'s request to ``wire``, whose ``body`` was parsed as ``payload``; header names are lower-case.
 
-    Refusals of other surfaces than ``recovered_surfaces`` are only observed. What is asked for goes into ``notes``.
+    Refusals of other surfaces than ``recovered_surfaces`` are only observed. What is asked for goes into ``notes``. Its
+    text is read in mode off only with ``log_text``.
     Raises ``TooManyMessages``, ``InvalidModeHeader`` or ``SteeringNotPermitted``.
     """
     check_messages(payload, wire.turns_field, limits)
     if not (allow_client_steering or caller.may(Right.CLIENT_STEERING)):
         refuse_steering(payload)
-    conversation = wire.conversation(payload)
+    granted = caller.mode(configured_mode)
+    mode = _mode(headers.get(MODE_HEADER), granted)
+    conversation = _UNREAD if mode is Mode.OFF and not log_text else wire.conversation(payload)
     observe_only = conversation.observe_only
     if observe_only is None and wire.surface not in recovered_surfaces:
         observe_only = f"refusals of {wire.path} are not recovered (recovery.surfaces)"
-    granted = caller.mode(configured_mode)
-    mode = _mode(headers.get(MODE_HEADER), granted)
     request = ChatRequest(
         body=body,
         payload=payload,

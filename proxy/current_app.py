@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from starlette.applications import Starlette
 from starlette.types import Receive, Scope, Send
@@ -50,10 +51,12 @@ class CurrentApp:
     """Hands each request to the application that was swapped in last.
 
     Every inner application's lifespan is run here: it starts before the first request reaches it, and it closes what it
-    holds when its last request has ended, or when `close` is called.
+    holds when its last request has ended, or when `close` is called. ``exchanged`` is called whenever a former one has
+    closed while another one serves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, exchanged: Callable[[], None] = lambda: None) -> None:
+        self._exchanged = exchanged
         self._current: _Generation | None = None
         self._living: dict[asyncio.Task[None], _Generation] = {}
 
@@ -99,6 +102,8 @@ class CurrentApp:
         del self._living[living]
         if not living.cancelled() and (error := living.exception()) is not None:
             logger.error("an application did not close in order", exc_info=error)
+        if self._current is not None:
+            self._exchanged()
 
 
 async def _answer_lifespan(receive: Receive, send: Send) -> None:

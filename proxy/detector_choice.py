@@ -1,31 +1,29 @@
-"""Which detectors a proxy judges with: the kinds that settings choose, made once at start-up."""
+"""Which detectors a proxy judges with: the kinds that settings choose, made once at start-up.
+
+What runs ONNX models is imported only where one is chosen: it takes some 25 MB.
+"""
 
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, NoReturn, assert_never
 
 from detectors import language
 from detectors.boundary import ActivationBoundary
 from detectors.boundary_judge import JudgeBoundary
-from detectors.boundary_onnx import OnnxBoundary
 from detectors.boundary_zones import NOTHING_IS_BENIGN
 from detectors.bundle import Bundle
 from detectors.coordinates import CoordinateReader
 from detectors.harm import ActivationAnswerHarm
 from detectors.harm_judge import JudgeAnswerHarm
-from detectors.harm_onnx import OnnxAnswerHarm
 from detectors.judge import ANSWER_QUESTION, REQUEST_QUESTION, Judge, JudgeQuestion
 from detectors.judge import JudgeSettings as JudgeRules
 from detectors.manifest import ZoneTable, ZoneThresholds
-from detectors.onnx_classifier import OnnxClassifier
-from detectors.onnx_manifest import DetectorKind
-from detectors.onnx_session import ModelFileError
 from detectors.refusal import TextRefusalDetector
-from detectors.runtime import RuntimeSettings
 from detectors.verdict import AnswerHarmDetector, BoundaryDetector
 from proxy.errors import StartupError
+from proxy.exchange import Mode
 from proxy.settings import Settings
 from proxy.settings.detectors import BoundaryKind
 from proxy.settings.group import revealed
@@ -33,6 +31,10 @@ from proxy.signals import Detectors
 from proxy.upstream.post import PostOverUpstream
 from proxy.upstream.protocol import Upstream
 from proxy.wires.chat import CHAT
+
+if TYPE_CHECKING:
+    from detectors.onnx_classifier import OnnxClassifier
+    from detectors.onnx_manifest import DetectorKind
 
 
 def choose_detectors(
@@ -46,7 +48,10 @@ def choose_detectors(
     """Return what settings ask for; ``judging`` is the server that a judge runs on.
 
     What must be closed at the end is put on ``closing``. Raises ``StartupError`` for a kind that lacks what it needs.
+    Mode off, which no client can raise, gets none, and none is loaded.
     """
+    if settings.mode is Mode.OFF:
+        return Detectors(refusal=_Unused(), head=_unused, language=_unused)
     refusal = TextRefusalDetector()
     served = frozenset(bundle.manifest.languages) if bundle else None
     language.load()
@@ -74,6 +79,9 @@ def _boundary(
         case BoundaryKind.JUDGE:
             return JudgeBoundary(_judge(settings, judging, REQUEST_QUESTION, prefix=""))
         case BoundaryKind.ONNX:
+            from detectors.boundary_onnx import OnnxBoundary
+            from detectors.onnx_manifest import DetectorKind
+
             classifier = _classifier(settings, chosen.boundary_onnx, DetectorKind.BOUNDARY, "boundary_onnx", closing)
             return OnnxBoundary(classifier, timeout_s=chosen.deadline_s)
         case _:
@@ -90,6 +98,9 @@ def _answer_harm(
         case BoundaryKind.JUDGE:
             return JudgeAnswerHarm(_judge(settings, judging, ANSWER_QUESTION, prefix="answer_"))
         case BoundaryKind.ONNX:
+            from detectors.harm_onnx import OnnxAnswerHarm
+            from detectors.onnx_manifest import DetectorKind
+
             classifier = _classifier(
                 settings, chosen.answer_harm_onnx, DetectorKind.ANSWER_HARM, "answer_harm_onnx", closing
             )
@@ -126,6 +137,10 @@ def _judge(settings: Settings, judging: Upstream, question: JudgeQuestion, *, pr
 def _classifier(
     settings: Settings, folder: Path | None, kind: DetectorKind, key: str, closing: AsyncExitStack
 ) -> OnnxClassifier:
+    from detectors.onnx_classifier import OnnxClassifier
+    from detectors.onnx_session import ModelFileError
+    from detectors.runtime import RuntimeSettings
+
     if folder is None:
         raise StartupError(
             f"detectors.{key} is unset; give the folder of a classifier, such as one that `rass detector export` made"
@@ -142,3 +157,14 @@ def _words(listed: str, name: str) -> tuple[str, ...]:
     if not words:
         raise StartupError(f"judge.{name} names no word")
     return words
+
+
+class _Unused:
+    """The refusal detector of mode off."""
+
+    def judge(self, text: str) -> NoReturn:
+        _unused(text)
+
+
+def _unused(*_asked: str) -> NoReturn:
+    raise RuntimeError("mode off judges nothing, so that it has no detectors")

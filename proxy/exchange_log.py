@@ -8,12 +8,13 @@ from time import perf_counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.asgi import header_map
-from proxy.headers import REQUEST_ID_HEADER, request_id_of
+from proxy.headers import REQUEST_ID_HEADER, new_request_id, request_id_of
 from proxy.notes import Notes, noted
 from proxy.telemetry import ExchangeTracer
 
 logger = logging.getLogger("proxy.exchange")
 
+_REQUEST_ID = REQUEST_ID_HEADER.encode()
 _MAX_PATH_CHARS = 200
 _UNLOGGED = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -47,29 +48,27 @@ class ExchangeLog:
                 first_byte_s = perf_counter() - started
             await send(message)
 
-        headers = header_map(scope)
-        own = {REQUEST_ID_HEADER: request_id_of(headers)}
+        notes = Notes(request_id=_request_id(scope))
         span = None
         if self._tracer is not None:
-            span = self._tracer.begin(headers)
-            own |= span.headers()
-        notes = Notes()
+            span = self._tracer.begin(header_map(scope))
+            scope = _with_headers(scope, span.headers())
         try:
-            await self._app(noted(_with_headers(scope, own), notes), receive, watched)
+            await self._app(noted(scope, notes), receive, watched)
         finally:
             seconds = perf_counter() - started
             if span is not None:
                 span.end(notes, status, first_byte_s)
             if logger.isEnabledFor(logging.INFO):
-                fields = self._fields(scope, own[REQUEST_ID_HEADER], notes, status)
+                fields = self._fields(scope, notes, status)
                 fields["duration_ms"] = round(seconds * 1000, 3)
                 if first_byte_s is not None:
                     fields["first_byte_ms"] = round(first_byte_s * 1000, 3)
                 logger.info("exchange", extra={"fields": fields})
 
-    def _fields(self, scope: Scope, request_id: str, notes: Notes, status: int) -> dict[str, object]:
+    def _fields(self, scope: Scope, notes: Notes, status: int) -> dict[str, object]:
         fields: dict[str, object] = {
-            "request_id": request_id,
+            "request_id": notes.request_id,
             "method": scope["method"],
             "path": scope["path"][:_MAX_PATH_CHARS],
             "status": status or None,
@@ -86,6 +85,12 @@ class ExchangeLog:
             fields["messages"] = [{"role": turn.role, "content": turn.content} for turn in notes.messages]
             fields["answer"] = notes.answer
         return {name: value for name, value in fields.items() if value not in ("", None, [])}
+
+
+def _request_id(scope: Scope) -> str:
+    """Return the client's id of the request, or a new one; of several, and of one that is not plain, none is taken."""
+    given = [value for name, value in scope["headers"] if name == _REQUEST_ID]
+    return request_id_of(given[0].decode("latin-1")) if len(given) == 1 else new_request_id()
 
 
 def _with_headers(scope: Scope, own: dict[str, str]) -> Scope:

@@ -81,13 +81,13 @@ class Gate:
         stack.push_async_callback(response.close)
         streamed = response.headers.get("content-type", "").lower().startswith(_EVENT_STREAM)
         if request.mode is Mode.OFF:
-            return self._relayed(before, response, Action.OFF)
+            return await self._relayed(before, response, Action.OFF)
         if response.status == 400:
             return await self._rejected(before, response)
         if response.status != 200:
-            return self._relayed(before, response, Action.UPSTREAM_ERROR)
+            return await self._relayed(before, response, Action.UPSTREAM_ERROR)
         if streamed is not request.stream or response.headers.get("content-encoding", "identity") != "identity":
-            return self._relayed(before, response, Action.UNJUDGED)
+            return await self._relayed(before, response, Action.UNJUDGED)
         if not streamed:
             return await self._whole(before, response)
         if self._held.recoverable(request):
@@ -96,19 +96,25 @@ class Gate:
                 return await self._held.answer(request, response, language, stack)
         return self._watched(request, response)
 
-    def _relayed(self, before: Before, response: UpstreamResponse, action: Action) -> Reply:
-        """Relay bytes as they arrive, unjudged."""
+    async def _relayed(self, before: Before, response: UpstreamResponse, action: Action) -> Reply:
+        """Relay bytes as they arrive, unjudged; a body that comes in one piece goes out in one."""
         request = before.request
         zone = None if action is Action.OFF else UNREAD
         own = self._ledger.headers(request, action, attempts=len(before.attempts), zone=zone)
         headers = returned_headers(response.headers, own)
-        if (length := response.headers.get("content-length")) is not None:
-            headers["content-length"] = length
 
         async def counted() -> None:
             self._ledger.count(request, action)
 
-        return Reply(response.status, headers, _rest_of(request, b"", response), counted)
+        length = response.headers.get("content-length")
+        if length is None:
+            return Reply(response.status, headers, _rest_of(request, b"", response), counted)
+        first = await response.next_chunk()
+        if length == str(len(first)):
+            await response.next_chunk()  # its end, which is there already: an answer counts as whole where it was seen
+            return Reply(response.status, headers, first, counted)
+        headers["content-length"] = length
+        return Reply(response.status, headers, _rest_of(request, first, response), counted)
 
     async def _rejected(self, before: Before, response: UpstreamResponse) -> Reply:
         """Relay an error of the request; one that a provider's content filter made is a refusal and counted as one."""
@@ -146,7 +152,7 @@ class Gate:
         outcome = Outcome(signals, recovered)
         self._ledger.record(request, outcome, answer)
         headers = returned_headers(response.headers, self._ledger.outcome_headers(request, outcome))
-        if outcome.action is Action.RECOVERED and recovered.body is not None:
+        if recovered.body is not None and outcome.action is Action.RECOVERED:
             body = recovered.body
         return Reply(response.status, headers, body)
 

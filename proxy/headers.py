@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 from collections.abc import Mapping
 
 MODE_HEADER = "x-rass-mode"
@@ -34,10 +34,14 @@ _NOT_SENT_UPSTREAM = _PER_CONNECTION | {"accept-encoding", "expect", "host", REQ
 _NOT_SENT_TO_CLIENT = _PER_CONNECTION | {"date", "server", REQUEST_ID_HEADER}
 
 
-def request_id_of(headers: Mapping[str, str]) -> str:
-    """Return the client's request id where it is a plain one, else a new one."""
-    given = headers.get(REQUEST_ID_HEADER, "")
-    return given if _REQUEST_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+def new_request_id() -> str:
+    """Return an id that no other request has."""
+    return f"req-{secrets.token_hex(16)}"
+
+
+def request_id_of(given: str) -> str:
+    """Return the id that a client gave to its request where it is a plain one, else a new one."""
+    return given if _REQUEST_ID.fullmatch(given) else new_request_id()
 
 
 def forwarded_headers(headers: Mapping[str, str], request_id: str, api_key: str | None) -> dict[str, str]:

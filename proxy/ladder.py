@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import assert_never
 
@@ -42,12 +42,13 @@ class Rules:
     filters: bool = False
     partial: bool = False
     fallback_in_band: bool = False
+    forms: frozenset[RefusalForm] = field(init=False)
+    """The forms of refusal that are taken up."""
 
-    @property
-    def forms(self) -> frozenset[RefusalForm]:
-        """The forms of refusal that are taken up."""
+    def __post_init__(self) -> None:
         more = ((self.typed_refusals, RefusalForm.TYPED), (self.filters, RefusalForm.FILTER))
-        return frozenset((RefusalForm.TEXT, *(form for wanted, form in more if wanted)))
+        forms = frozenset((RefusalForm.TEXT, *(form for wanted, form in more if wanted)))
+        object.__setattr__(self, "forms", forms)
 
     def kept_because(self, form: RefusalForm, kind: RefusalKind, *, streamed: bool) -> str | None:
         """Return why an answer is kept whatever the request's zone, or ``None`` where the zone decides."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from prometheus_client import Counter
+
 from detectors.verdict import RefusalKind, Zone
 from proxy.answers import ChatAnswer
 from proxy.audit import Audit
-from proxy.exchange import Action, ChatRequest, ModeSource
+from proxy.exchange import Action, ChatRequest, Mode, ModeSource
 from proxy.headers import (
     ACTION_HEADER,
     ATTEMPTS_HEADER,
@@ -45,6 +47,7 @@ class Ledger:
     def __init__(self, metrics: Metrics, audit: Audit | None) -> None:
         self._metrics = metrics
         self._audit = audit
+        self._requests: dict[tuple[Action, Mode], Counter] = {}
 
     def headers(
         self,
@@ -88,14 +91,18 @@ class Ledger:
         A client that turned judging off leaves an audit row that says so.
         """
         request.notes.action = action
-        self._metrics.requests.labels(action, request.mode).inc()
+        counter = self._requests.get((action, request.mode))
+        if counter is None:  # the client's own look-up costs more than all else here
+            counter = self._requests[action, request.mode] = self._metrics.requests.labels(action, request.mode)
+        counter.inc()
         if action is Action.OFF and request.mode_by is ModeSource.CLIENT_HEADER and self._audit is not None:
             self._audit.write_unjudged(request, action)
 
     def record(self, request: ChatRequest, outcome: Outcome, original: ChatAnswer) -> None:
         """Count a judged exchange and write its audit row if it was flagged."""
         signals = outcome.signals
-        self.count(request, outcome.action)
+        action = outcome.action
+        self.count(request, action)
         self._count_attempts(outcome)
         notes = request.notes
         notes.zone = UNREAD if signals.boundary is None else signals.zone
@@ -117,7 +124,7 @@ class Ledger:
             signals,
             outcome.recovered.decision,
             outcome.recovered.attempts,
-            outcome.action,
+            action,
             original=text,
             delivered=delivered,
         )

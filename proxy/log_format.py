@@ -33,6 +33,8 @@ class TextLines(logging.Formatter):
     def __init__(self, *, include_text: bool) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
         self._include_text = include_text
+        self._second = -1
+        self._time = ""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line with its fields; what is no plain word is quoted, so that no value can forge a line.
@@ -40,7 +42,10 @@ class TextLines(logging.Formatter):
         The inherited way would take a traceback from the record if some other handler has written one there.
         """
         record.message = record.getMessage()
-        record.asctime = self.formatTime(record, self.datefmt)
+        second = int(record.created)
+        if second != self._second:  # writing a time down costs as much as the rest of a line
+            self._second, self._time = second, self.formatTime(record, self.datefmt)
+        record.asctime = self._time
         fields = (f"{name}={_word(value)}" for name, value in _fields(record).items())
         line = " ".join([self.formatMessage(record), *fields])
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
@@ -86,6 +91,8 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _word(value: object) -> str:
+    if type(value) in (int, float):
+        return repr(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if _PLAIN.fullmatch(text) else json.dumps(value, ensure_ascii=False, default=str)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from starlette.types import Scope
 
 from detectors.verdict import Message
+from proxy.headers import new_request_id
 
 MAX_MODEL_CHARS = 200
 """A client may ask for a model of any name; this much of it is noted."""
@@ -16,8 +17,12 @@ _SCOPE_KEY = "rass.notes"
 
 @dataclass(slots=True)
 class Notes:
-    """Filled in by whoever knows; empty where nobody did. ``messages`` and ``answer`` are text, kept out of logs."""
+    """Filled in by whoever knows; empty where nobody did, but for the id, which every exchange has.
 
+    ``messages`` and ``answer`` are text, kept out of logs.
+    """
+
+    request_id: str = field(default_factory=new_request_id)
     key_id: str = ""
     model: str = ""
     stream: bool = False

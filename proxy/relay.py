@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from proxy.answers import json_object
 from proxy.asgi import (
+    UNWATCHED_S,
     ClientGone,
     Sent,
     header_map,
@@ -26,14 +27,16 @@ from proxy.chat_request import model_of
 from proxy.engine_fields import is_form, refuse_steering_in
 from proxy.errors import AnswerTooLarge, PathNotRelayed, ProxyError, UpstreamError, error_event
 from proxy.exchange import Reply
-from proxy.headers import REQUEST_ID_HEADER, forwarded_headers, request_id_of, returned_headers
+from proxy.headers import REQUEST_ID_HEADER, forwarded_headers, returned_headers
 from proxy.metrics import Metrics
 from proxy.model_list import merged_models
+from proxy.notes import notes_of
 from proxy.readiness import MODELS_PATH
 from proxy.relayed_path import RelayedPath
 from proxy.request_limits import check_body
 from proxy.router import Route, Router
 from proxy.settings import Settings
+from proxy.time_limits import TimeLimit
 from proxy.upstream.protocol import UpstreamResponse
 
 logger = logging.getLogger(__name__)
@@ -48,17 +51,19 @@ class Relay:
         self._metrics = metrics
         self._paths = [RelayedPath.parse(text) for text in settings.relay.paths]
         self._served = served
+        self._body_limit = TimeLimit(settings.limits.body_timeout_s)
+        self._unwatched = TimeLimit(UNWATCHED_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         headers = header_map(scope)
-        request_id = request_id_of(headers)
+        request_id = notes_of(scope).request_id
         sent = Sent(send)
         try:
             listed = self._listed(scope["method"], scope["path"])
             limits = self._settings.limits
             body = await read_body(
-                receive, self._settings.relay.max_request_bytes, limits.body_timeout_s, "relay.max_request_bytes"
+                receive, self._settings.relay.max_request_bytes, self._body_limit, "relay.max_request_bytes"
             )
             content_type = headers.get("content-type", "")
             if body and not is_form(content_type):
@@ -69,7 +74,7 @@ class Relay:
             with self._metrics.in_flight.track_inprogress():
                 async with AsyncExitStack() as stack:
                     work = self._exchange(scope, headers, request_id, body, listed, stack, sent)
-                    await while_connected(receive, work)
+                    await while_connected(receive, work, self._unwatched)
         except ClientGone:
             return
         except ProxyError as error:

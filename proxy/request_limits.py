@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from itertools import chain
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from proxy.asgi import header_map, send_error
+from proxy.asgi import send_error
 from proxy.errors import HeadersTooLarge, InvalidBody, TooDeep, TooManyMessages
-from proxy.headers import request_id_of
+from proxy.notes import notes_of
 from proxy.settings.operation import LimitSettings
 
 # A whole string, or a bracket outside of one. A string that never ends matches to the end: the parser refuses it.
@@ -29,14 +30,14 @@ class HeaderLimits:
         """Pass one request on, or refuse it."""
         if scope["type"] == "http":
             headers = scope["headers"]
-            size = sum(len(name) + len(value) for name, value in headers)
+            size = sum(map(len, chain.from_iterable(headers)))
             if len(headers) > self._limits.max_headers or size > self._limits.max_header_bytes:
                 error = HeadersTooLarge(
                     f"the request has {len(headers)} headers of {size} bytes; at most {self._limits.max_headers} of "
                     f"{self._limits.max_header_bytes} bytes together are read (limits.max_headers, "
                     "limits.max_header_bytes)"
                 )
-                await send_error(error, request_id_of(header_map(scope)), send)
+                await send_error(error, notes_of(scope).request_id, send)
                 return
         await self._app(scope, receive, send)
 

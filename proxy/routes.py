@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.asgi import (
+    UNWATCHED_S,
     ClientGone,
     Sent,
     header_map,
@@ -27,7 +28,6 @@ from proxy.engine_fields import parse_object
 from proxy.errors import PathNotRelayed, ProxyError
 from proxy.exchange import Action, ChatRequest, Reply
 from proxy.gate import Gate
-from proxy.headers import request_id_of
 from proxy.metrics import CONTENT_TYPE, Metrics
 from proxy.model_list import mode_report, readiness_page, route_states
 from proxy.notes import Notes, notes_of
@@ -36,6 +36,7 @@ from proxy.relay import Relay
 from proxy.request_limits import check_body
 from proxy.router import Router
 from proxy.settings import Settings
+from proxy.time_limits import TimeLimit
 from proxy.wires.chat import CHAT
 from proxy.wires.completions import COMPLETIONS
 from proxy.wires.protocol import Wire
@@ -55,32 +56,34 @@ class Answers:
         self._settings = settings
         self._router = router
         self._metrics = metrics
+        self._route_requests = {route.name: metrics.route_requests.labels(route.name) for route in router.routes}
+        self._body_limit = TimeLimit(settings.limits.body_timeout_s)
+        self._unwatched = TimeLimit(UNWATCHED_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. What goes wrong before the first byte is an OpenAI error body."""
         headers = header_map(scope)
-        request_id = request_id_of(headers)
         sent = Sent(send)
         request: ChatRequest | None = None
         notes = notes_of(scope)
+        request_id = notes.request_id
         with self._metrics.in_flight.track_inprogress():
             try:
                 if scope["method"] != "POST":
                     raise PathNotRelayed(f"{self._wire.path} takes POST, not {scope['method']}")
                 limits = self._settings.limits
-                body = await read_body(
-                    receive, limits.max_request_bytes, limits.body_timeout_s, "limits.max_request_bytes"
-                )
+                body = await read_body(receive, limits.max_request_bytes, self._body_limit, "limits.max_request_bytes")
                 check_body(body, limits)
                 payload = parse_object(body)
                 route = self._router.route(model_of(payload))
-                self._metrics.route_requests.labels(route.name).inc()
+                self._route_requests[route.name].inc()
                 request = parse_chat_request(
                     body,
                     payload,
                     headers,
                     request_id=request_id,
                     configured_mode=route.mode,
+                    log_text=self._settings.log_text,
                     caller=caller_of(scope),
                     notes=notes,
                     limits=limits,
@@ -90,7 +93,8 @@ class Answers:
                     recovered_surfaces=route.settings.recovery.surfaces,
                 )
                 async with AsyncExitStack() as stack:
-                    reply = await while_connected(receive, self._exchange(route.gate, request, stack, sent))
+                    work = self._exchange(route.gate, request, stack, sent)
+                    reply = await while_connected(receive, work, self._unwatched)
                     await reply.afterwards()
             except ClientGone:
                 self._count(request, notes, Action.CLIENT_GONE)
@@ -119,8 +123,13 @@ class Answers:
         self._metrics.requests.labels(action, mode).inc()
 
 
+def judged_paths(settings: Settings, *, router: Router, metrics: Metrics) -> Mapping[str, ASGIApp]:
+    """Return the applications of the paths whose answers are judged."""
+    return {wire.path: Answers(wire, settings, router=router, metrics=metrics) for wire in JUDGED}
+
+
 def build_routes(settings: Settings, *, router: Router, metrics: Metrics) -> Sequence[BaseRoute]:
-    """Return all routes; the last one relays the listed paths and refuses every other one."""
+    """Return the routes of all other paths; the last one relays the listed ones and refuses the rest."""
 
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -140,7 +149,6 @@ def build_routes(settings: Settings, *, router: Router, metrics: Metrics) -> Seq
         return Response(metrics.exposition(), headers={"content-type": CONTENT_TYPE})
 
     return [
-        *(Route(wire.path, Answers(wire, settings, router=router, metrics=metrics)) for wire in JUDGED),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", exposition),

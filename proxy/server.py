@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from proxy.configured import configured
 from proxy.current_app import CurrentApp
 from proxy.errors import StartupError
+from proxy.heap import set_aside, settled_heap
 from proxy.http_protocol import BoundedHttpProtocol
 from proxy.log_format import formatter
 from proxy.reload import Reloader, reloading, stamps
@@ -99,7 +100,7 @@ async def running_server(
     """
     seen = None if source is None else stamps(source, settings)
     first = await configured(settings)
-    served = CurrentApp()
+    served = CurrentApp(exchanged=set_aside)
     await served.swap(first.app)
     try:
         async with AsyncExitStack() as stack:
@@ -108,6 +109,7 @@ async def running_server(
             )
             if source is not None and seen is not None:
                 await stack.enter_async_context(reloading(Reloader(served, first, source, seen)))
+            stack.enter_context(settled_heap())
             yield running
     finally:
         await served.close()
@@ -124,6 +126,8 @@ async def running_app(app: ASGIApp, listener: socket.socket, *, drain_timeout_s:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Nothing here asks for a client's address or scheme, which is all that these headers tell.
+        proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
     )

@@ -98,6 +98,7 @@ class Observer:
         self._metrics = metrics
         self._deadline_s = deadline_s
         self._rules = rules
+        self._refusal_seconds = metrics.detector_seconds.labels("refusal")
 
     def refusal(self, answer: ChatAnswer) -> RefusalVerdict | None:
         """Judge an answer: refused if any choice is; a tool call is an answer."""
@@ -122,7 +123,7 @@ class Observer:
             self._failed("refusal")
             return None
         finally:
-            self._metrics.detector_seconds.labels("refusal").observe(perf_counter() - started)
+            self._refusal_seconds.observe(perf_counter() - started)
 
     def head(self) -> Callable[[str], RefusalVerdict | None]:
         """Return a new incremental detector's ``feed``; one that fails calls the head an answer, and is counted."""

@@ -23,6 +23,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from detectors import language
 from proxy.errors import StartupError
+from proxy.exchange import Mode
 from proxy.metrics import Metrics
 from proxy.server import ENDING_SIGNALS, ServerFailed, ending_on_signals, listen, run_loop, running_server, url_of
 from proxy.settings import Settings
@@ -66,7 +67,9 @@ class _Workers:
         """Start all workers and replace those that end; whatever ends this, no worker is left behind."""
         signal.signal(signal.SIGHUP, self._pass_on)
         try:
-            language.load()  # once, before the forks: they share its memory, and need not load it one by one
+            served = [self._settings, *(self._settings.of_route(route) for route in self._settings.routes)]
+            if any(each.mode is not Mode.OFF for each in served):
+                language.load()  # once, before the forks: they share its memory, and need not load it one by one
             for _ in range(self._settings.workers):
                 self._start()
             logger.info(

@@ -54,22 +54,22 @@ CHAT = ChatWire()
 
 def _message(raw: Mapping[str, object]) -> Mapping[str, object] | None:
     message = raw.get("message")
-    return message if isinstance(message, Mapping) else None
+    return message if isinstance(message, dict) else None
 
 
 def _delta(raw: Mapping[str, object]) -> Mapping[str, object] | None:
     delta = raw.get("delta")
-    return delta if isinstance(delta, Mapping) else None
+    return delta if isinstance(delta, dict) else None
 
 
 def _messages(raw: object) -> tuple[tuple[Message, ...], bool, bool]:
     """Return the conversation as text, whether that is all of it, and whether it used tools."""
-    if not isinstance(raw, Sequence) or isinstance(raw, str):
+    if not isinstance(raw, list):
         return (), False, False
     messages: list[Message] = []
     text_only, used_tools = bool(raw), False
     for item in raw:
-        if not isinstance(item, Mapping) or not isinstance(item.get("role"), str):
+        if not isinstance(item, dict) or not isinstance(item.get("role"), str):
             return (), False, False
         text, whole = text_of_parts(item.get("content"))
         calls = [call for call in (item.get("tool_calls"), item.get("function_call")) if call]
@@ -135,10 +135,10 @@ def _observe_only(payload: Mapping[str, object], text_only: bool, used_tools: bo
     if (why := effects_of(payload)) is not None:
         return why
     response_format = payload.get("response_format")
-    if isinstance(response_format, Mapping) and response_format.get("type") not in (None, "text"):
+    if isinstance(response_format, dict) and response_format.get("type") not in (None, "text"):
         return "the answer is a structured output (response_format)"
     modalities = payload.get("modalities")
-    if payload.get("audio") or (isinstance(modalities, Sequence) and list(modalities) != ["text"] and modalities):
+    if payload.get("audio") or (isinstance(modalities, list) and modalities not in (["text"], [])):
         return "the answer is more than text (modalities)"
     if used_tools:
         return "the conversation used tools"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from proxy.answers import ChatAnswer, RefusalForm, steering_report
@@ -97,11 +97,11 @@ class GatheredChoices:
 def indexed(payload: Mapping[str, object]) -> list[tuple[int, Mapping[str, object]]]:
     """Return a body's or chunk's choices with their indices; one without an index has that of its place."""
     raw_choices = payload.get("choices")
-    if not isinstance(raw_choices, Sequence) or isinstance(raw_choices, str):
+    if not isinstance(raw_choices, list):
         return []
     found: list[tuple[int, Mapping[str, object]]] = []
     for position, raw in enumerate(raw_choices):
-        if isinstance(raw, Mapping):
+        if isinstance(raw, dict):
             index = raw.get("index", position)
             if isinstance(index, int):
                 found.append((index, raw))

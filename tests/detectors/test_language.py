@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from detectors.language import CANDIDATES, UNDETERMINED, detect
 
@@ -55,3 +56,17 @@ def test_any_text(text: str) -> None:
 def test_lone_surrogates_and_long_text() -> None:
     assert detect("\ud800 how do I kill it", KNOWN) == "en"
     assert detect("how do I kill the process? " * 100_000, KNOWN) == "en"
+
+
+def test_the_tables_of_other_languages_are_not_missed() -> None:
+    whole = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    for text in (
+        "How do I kill it?",
+        "Wie knacke ich das?",
+        "怎么杀死",
+        "Cómo lo rompo",
+        "Как убить",
+        "Hoe dood ik hem?",
+    ):
+        best = next(code for code, _ in whole.rank(text) if code in CANDIDATES)
+        assert detect(text) == best

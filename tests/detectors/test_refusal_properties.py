@@ -5,8 +5,10 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.refusal import TextRefusalDetector
+from detectors.refusal import TextRefusalDetector, load_weights
+from detectors.refusal_cues import CueFinder
 from detectors.refusal_text import normalize, prepare
+from detectors.refusal_words import heard, word_parts
 from detectors.verdict import RefusalKind
 
 DETECTOR = TextRefusalDetector()
@@ -16,6 +18,9 @@ PIECES = st.sampled_from(
      "«",
      "抱歉，", "无法提供", "لا يمكنني ", "не могу помочь ", "1. ", '"', "ขออภัย", "죄송하지만 ", "İ", "\ud800", "\u200b"]
 )  # fmt: skip
+# Without what reaches over the end of a line: code and quotations.
+ASCII = st.text("abI'm sorry. !?:)*]-1\t\n", max_size=300)
+WORDS = ("can", "cannot", "cant", "help", "helping", "i", "in")
 ANSWERS = st.one_of(TEXTS, st.lists(PIECES, max_size=30).map("".join))
 
 
@@ -53,3 +58,36 @@ def test_a_decided_verdict_stays(text: str) -> None:
         assert decided is None or verdict == decided
         decided = verdict
     assert decided is None or stream.finish() == decided
+
+
+@given(ASCII)
+def test_ascii_is_read_as_any_other_text(text: str) -> None:
+    assert normalize(f"{text} é") == f"{normalize(text)} é".strip()
+    assert prepare(f"{text}\né").sentences == (*prepare(f"{text}\n").sentences, "é")[:8]
+
+
+@given(ANSWERS)
+def test_what_is_heard_is_the_sum_of_the_words_parts(text: str) -> None:
+    weights = load_weights()
+    answer = prepare(text)
+    parts = word_parts(answer, weights.words, weights.english_bias)
+    assert heard(answer, weights.words, weights.english_bias) == sum(part for _, part in parts)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join), max_size=8, unique=True),
+    st.sets(st.sampled_from(["can", "help", "cannot", "hel"])),
+    st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join),
+)
+def test_every_phrase_is_found_wherever_it_begins(phrases: list[str], stems: set[str], sentence: str) -> None:
+    listed = [*phrases, *(f"{stem}*" for stem in sorted(stems))]
+    found = CueFinder([(True, {text: [text] for text in listed})]).find([sentence])
+    padded = f" {sentence} "
+    expected = [
+        (text, position)
+        for position, character in enumerate(padded)
+        for text in listed
+        if character == " "
+        and padded.startswith(f" {text.removesuffix('*')}" if text.endswith("*") else f" {text} ", position)
+    ]
+    assert sorted((cue.name, cue.position) for cue in found) == sorted(expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 
 import pytest
 from hypothesis import given
@@ -39,6 +40,16 @@ def test_no_value_forges_a_field_in_text(value):
     read, end = json.JSONDecoder().raw_decode(after) if after.startswith('"') else (value, len(value))
     assert read == value
     assert after[end:] == " status=200"
+
+
+@given(st.lists(st.integers(1_600_000_000_000, 1_600_000_003_000), min_size=1, max_size=5))
+def test_each_line_has_the_time_of_its_record(milliseconds):
+    lines = formatter(LogFormat.TEXT, include_text=False)
+    for moment in milliseconds:
+        made = record()
+        made.created = moment / 1000
+        written = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(moment // 1000))
+        assert lines.format(made).startswith(f"{written} INFO ")
 
 
 @pytest.mark.parametrize("log_format", list(LogFormat))

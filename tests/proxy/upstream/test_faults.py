@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import aiohttp
 import pytest
 
 from proxy.answers import StreamReader
@@ -253,3 +254,22 @@ async def test_an_upstream_that_comes_back(wire, answer, start_proxy):
     assert proxy.total("rass_upstream_circuit", upstream="model", state="closed") == 1
     statuses = [status for status, _, _ in await asyncio.gather(*(proxy.ask("hello") for _ in range(10)))]
     assert statuses == [200] * 10
+
+
+async def test_a_relayed_answer_that_breaks_before_its_first_byte_is_an_error(wire, answer, start_proxy):
+    """Mode off too waits for a body whose length is known to begin, so that the client gets more than a cut one."""
+    original = json.dumps({"choices": []}).encode()
+    wire_bytes = answer(original)
+
+    async def script(exchange):
+        await exchange.send(wire_bytes[: int(exchange.headers["x-cut"])])
+
+    wire.script = script
+    proxy = await start_proxy(Mode.OFF, url=wire.url, upstream=UPSTREAM)
+    head = wire_bytes.index(b"\r\n\r\n") + 4
+    status, _, body = await proxy.ask("hello", headers={"x-cut": str(head)})
+    assert (status, json.loads(body)["error"]["code"]) == (502, "upstream_broke")
+    status, headers, body = await proxy.ask("hello", headers={"x-cut": str(len(wire_bytes))})
+    assert (status, body, headers["content-length"]) == (200, original, str(len(original)))
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await proxy.ask("hello", headers={"x-cut": str(head + 3)})
