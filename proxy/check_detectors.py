@@ -17,7 +17,9 @@ _LANGUAGE = "en"
 
 
 async def detector_lines(settings: Settings, detectors: Detectors, model: str) -> list[Line]:
-    """Ask each detector once; ``model`` is the served model to ask for."""
+    """Ask each detector once; ``model`` is the served model to ask for. Mode off has none."""
+    if settings.mode is Mode.OFF:
+        return [ok("detectors", "none; mode off judges nothing")]
     limit_s = settings.detectors.deadline_s
     return [
         _refusal_line(detectors.refusal),

@@ -346,6 +346,8 @@ async def test_a_fallback_at_another_routes_upstream(checked, model, script):
     fallback = {"model": "other", "route": "helper"}
     lines = await checked(recovery={"fallback": fallback}, routes=[helper])
     only(lines, "fallback", State.OK, "answers as other")
+    assert lines["helper/detectors"].state is State.OK
+    assert "mode off" in lines["helper/detectors"].says
     asked = [sent for body, sent in zip(model.requests, model.headers, strict=True) if body["model"] == "other"]
     assert [sent["authorization"] for sent in asked] == ["Bearer k"] * len(asked)
 
