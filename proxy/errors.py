@@ -8,7 +8,7 @@ ProxyError                       an exchange ends with an OpenAI-shaped error bo
 │   ├── TooManyMessages          400  more than limits.max_messages
 │   ├── HeadersTooLarge          431  more than limits.max_headers or limits.max_header_bytes
 │   ├── RequestTooSlow           408  no whole body within limits.body_timeout_s
-│   ├── UnsupportedBody          415  neither JSON nor a form that can be looked through
+│   ├── UnsupportedBody          415  compressed, or neither JSON nor a form that can be looked through
 │   ├── InvalidModeHeader        400
 │   ├── SteeringNotPermitted     400  steering or engine-internal fields without the right
 │   ├── Unauthorized             401  no key, or one that opens nothing
@@ -80,7 +80,7 @@ class BodyTooLarge(RequestError):
 
 
 class UnsupportedBody(RequestError):
-    """The body is neither a JSON object nor a form whose fields can be told."""
+    """The body is compressed, or neither a JSON object nor a form whose fields can be told."""
 
     status = 415
     code = "unsupported_body"

@@ -97,7 +97,7 @@ def _judged(summary: str, asked: str, schema: Json, fields: Json) -> Json:
         },
     }
     return {
-        **_operation(summary, answers=(200, 400, 404, 413, 422, 429)),
+        **_operation(summary, answers=(200, 400, 404, 413, 415, 422, 429)),
         "parameters": [
             _parameter(MODE_HEADER, "header", {"type": "string", "enum": [str(mode) for mode in Mode]}),
             _parameter(REQUEST_ID_HEADER, "header", {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"}),

@@ -33,7 +33,7 @@ from proxy.model_list import merged_models
 from proxy.notes import notes_of
 from proxy.readiness import MODELS_PATH
 from proxy.relayed_path import RelayedPath
-from proxy.request_limits import check_body
+from proxy.request_limits import check_body, check_encoding
 from proxy.router import Route, Router
 from proxy.settings import Settings
 from proxy.time_limits import TimeLimit
@@ -62,6 +62,7 @@ class Relay:
         try:
             listed = self._listed(scope["method"], scope["path"])
             limits = self._settings.limits
+            check_encoding(headers)
             body = await read_body(
                 receive, self._settings.relay.max_request_bytes, self._body_limit, "relay.max_request_bytes"
             )

@@ -10,7 +10,7 @@ from itertools import chain
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.asgi import send_error
-from proxy.errors import HeadersTooLarge, InvalidBody, TooDeep, TooManyMessages
+from proxy.errors import HeadersTooLarge, InvalidBody, TooDeep, TooManyMessages, UnsupportedBody
 from proxy.notes import notes_of
 from proxy.settings.operation import LimitSettings
 
@@ -40,6 +40,16 @@ class HeaderLimits:
                 await send_error(error, notes_of(scope).request_id, send)
                 return
         await self._app(scope, receive, send)
+
+
+def check_encoding(headers: Mapping[str, str]) -> None:
+    """Refuse a body that is compressed, by its header; raises ``UnsupportedBody``.
+
+    It could be a thousand times as long as the limit on what is sent.
+    """
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedBody(f"the request body is encoded as {encoding[:40]!r}; send it as it is")
 
 
 def check_body(body: bytes, limits: LimitSettings) -> None:

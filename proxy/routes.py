@@ -33,7 +33,7 @@ from proxy.model_list import mode_report, readiness_page, route_states
 from proxy.notes import Notes, notes_of
 from proxy.readiness import Mismatch, Ready, Unreachable
 from proxy.relay import Relay
-from proxy.request_limits import check_body
+from proxy.request_limits import check_body, check_encoding
 from proxy.router import Router
 from proxy.settings import Settings
 from proxy.time_limits import TimeLimit
@@ -72,6 +72,7 @@ class Answers:
                 if scope["method"] != "POST":
                     raise PathNotRelayed(f"{self._wire.path} takes POST, not {scope['method']}")
                 limits = self._settings.limits
+                check_encoding(headers)
                 body = await read_body(receive, limits.max_request_bytes, self._body_limit, "limits.max_request_bytes")
                 check_body(body, limits)
                 payload = parse_object(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 
 import pytest
@@ -40,6 +41,19 @@ async def test_bad_input_never_reaches_the_upstream(model, start_proxy, mode, bo
     assert error["type"] == "invalid_request_error"
     assert model.requests == []
     assert await healthy(proxy)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+async def test_a_compressed_body_is_refused_as_one(model, start_proxy, path):
+    proxy = await start_proxy()
+    headers = {"content-encoding": "gzip", "content-type": "application/json"}
+    body = gzip.compress(b'{"model": "m", "messages": [], "input": "a"}')
+    async with proxy.session.post(f"{proxy.url}{path}", data=body, headers=headers) as response:
+        assert response.status == 415
+        error = (await response.json())["error"]
+    assert error["code"] == "unsupported_body"
+    assert "'gzip'" in error["message"]
+    assert model.requests == []
 
 
 async def test_an_upstream_that_is_not_there(start_proxy):
