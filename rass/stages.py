@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -22,13 +20,14 @@ from rass.export import BundleParts, write_candidate
 from rass.gate import AskedProbe, HarmGate, fit_answers, fit_harm, fit_refusal
 from rass.model import ChatModel, Progress, Readings
 from rass.observe import Observations, even_order, observe
-from rass.probe import FittedProbe, LinearProbe, ProbeSettings
+from rass.probe import FittedProbe, ProbeSettings
 from rass.prompts import LabelledPrompt, PromptSet
 from rass.scoring import Scorer
 from rass.simulate import simulate
+from rass.stage_files import load_probe, load_vectors, save_probe, save_vectors
 from rass.strength import StrengthChoice, StrengthPools, StrengthSettings, choose_strength, planned_generations
 from rass.validate import ALL, Limits, ValidationReport, divergence, judge, positive_control, summarise
-from rass.vectors import DirectionSet, SteeringVectors, build
+from rass.vectors import SteeringVectors, build
 
 __all__ = ["STAGES", "BuildInputs", "BuildSettings", "Gate", "Reporter", "Stages"]
 
@@ -81,16 +80,6 @@ class Gate:
     refusal: FittedProbe
 
 
-@dataclass(frozen=True, slots=True)
-class _ProbeRecord:
-    """The part of a fitted probe that is no array."""
-
-    layers: tuple[int, ...]
-    penalty: float
-    rounds: int
-    merit: float
-
-
 class Stages:
     """The stages of one build in one run folder; a stage is asked for with the results of those before it."""
 
@@ -106,7 +95,7 @@ class Stages:
             refused = load_typed(folder / "refused.json", dict[int, bool])
             readings = Readings(arrays["turns"], arrays["owners"], arrays["ends"])
             found = Observations(prompts, readings, refused, arrays.get("asked"))
-            return found, _load_vectors(folder)
+            return found, load_vectors(folder)
         with (
             self._reporter.bar("reading prompts", 2 * len(prompts)) as read,
             self._reporter.bar("answering a sample", self._sample_size()) as answered,
@@ -129,19 +118,19 @@ class Stages:
                 arrays["asked"] = found.asked
             save_arrays(folder / "activations.safetensors", arrays)
             save_typed(folder / "refused.json", dict[int, bool], dict(found.refused))
-            _save_vectors(folder, vectors)
+            save_vectors(folder, vectors)
         return found, vectors
 
     def probe(self, observations: Observations) -> Gate:
         """Stage 2: fit ``h`` and ``rho`` and choose the zones of requests."""
         if self._found(STAGES[1]):
             folder = self._run.folder(STAGES[1])
-            harm = _load_probe(folder, "h")
+            harm = load_probe(folder, "h")
             shares = load_typed(folder / "shares.json", dict[str, float])
-            asked = AskedProbe(_load_probe(folder, "asked_h"), shares["asked_h"]) if shares else None
+            asked = AskedProbe(load_probe(folder, "asked_h"), shares["asked_h"]) if shares else None
             out_of_fold = load_arrays(folder / "h_by_prompt.safetensors")["out_of_fold"]
             zones = load_typed(folder / "zones.json", ZoneTable)
-            return Gate(HarmGate(harm, out_of_fold, zones, asked), _load_probe(folder, "rho"))
+            return Gate(HarmGate(harm, out_of_fold, zones, asked), load_probe(folder, "rho"))
         limits, settings = self._settings.limits, self._settings.probe
         with self._reporter.bar("fitting probes", 2) as fitted:
             gate = fit_harm(
@@ -151,13 +140,13 @@ class Stages:
             refusal = fit_refusal(observations, settings)
             fitted(1)
         with self._run.writing(STAGES[1]) as folder:
-            _save_probe(folder, "h", gate.fitted)
+            save_probe(folder, "h", gate.fitted)
             chosen: dict[str, float] = {}
             if gate.asked is not None:
-                _save_probe(folder, "asked_h", gate.asked.fitted)
+                save_probe(folder, "asked_h", gate.asked.fitted)
                 chosen["asked_h"] = gate.asked.share
             save_typed(folder / "shares.json", dict[str, float], chosen)
-            _save_probe(folder, "rho", refusal)
+            save_probe(folder, "rho", refusal)
             save_arrays(folder / "h_by_prompt.safetensors", {"out_of_fold": gate.out_of_fold})
             save_typed(folder / "zones.json", ZoneTable, gate.zones)
         return Gate(gate, refusal)
@@ -181,7 +170,7 @@ class Stages:
         """Stage 4: fit the judge of answers; its examples are generated, read and forgotten."""
         if self._found(STAGES[3]):
             folder = self._run.folder(STAGES[3])
-            fitted = _load_probe(folder, "answer_h")
+            fitted = load_probe(folder, "answer_h")
             return HarmGate(fitted, fitted.out_of_fold, load_typed(folder / "zones.json", ZoneTable))
         limits, settings = self._settings.limits, self._settings.answers
         pools = AnswerPools(
@@ -199,7 +188,7 @@ class Stages:
                 settings=self._settings.probe,
             )
         with self._run.writing(STAGES[3]) as folder:
-            _save_probe(folder, "answer_h", judged.fitted)
+            save_probe(folder, "answer_h", judged.fitted)
             save_typed(folder / "zones.json", ZoneTable, judged.zones)
         return judged
 
@@ -285,38 +274,3 @@ class Stages:
         for row in even_order(prompts, rows, seed=self._settings.seed):
             taken.setdefault(prompts[row].language, []).append(prompts[row])
         return [prompt for mine in taken.values() for prompt in mine[:per_language]]
-
-
-def _save_vectors(folder: Path, vectors: SteeringVectors) -> None:
-    named = {
-        f"{language}.{direction.name}": getattr(one, direction.name)
-        for language, one in vectors.by_language.items()
-        for direction in fields(DirectionSet)
-    }
-    save_arrays(folder / "vectors.safetensors", named)
-
-
-def _load_vectors(folder: Path) -> SteeringVectors:
-    arrays = load_arrays(folder / "vectors.safetensors")
-    languages = sorted({name.split(".")[0] for name in arrays})
-    names = [direction.name for direction in fields(DirectionSet)]
-    return SteeringVectors(
-        {one: DirectionSet(**{name: arrays[f"{one}.{name}"] for name in names}) for one in languages}
-    )
-
-
-def _save_probe(folder: Path, name: str, fitted: FittedProbe) -> None:
-    probe = fitted.probe
-    arrays = {"weight": probe.weight, "bias": np.array([probe.bias]), "out_of_fold": fitted.out_of_fold}
-    save_arrays(folder / f"{name}.safetensors", arrays)
-    record = _ProbeRecord(probe.layers, fitted.penalty, fitted.rounds, fitted.merit)
-    save_typed(folder / f"{name}.json", _ProbeRecord, record)
-
-
-def _load_probe(folder: Path, name: str) -> FittedProbe:
-    arrays: Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.float64]]] = load_arrays(
-        folder / f"{name}.safetensors"
-    )
-    record = load_typed(folder / f"{name}.json", _ProbeRecord)
-    probe = LinearProbe(record.layers, arrays["weight"], float(arrays["bias"][0]))
-    return FittedProbe(probe, arrays["out_of_fold"], record.penalty, record.rounds, record.merit)
