@@ -1,8 +1,9 @@
 """Whether an answer refuses, from its text alone.
 
-A logistic model over cue features (which classes of phrase stand where: apology, inability, judgement, help …) and,
-for English, over words. Its weights ship as JSON and are made by `rass detector train refusal`. A verdict costs about
-0.1 ms, needs no language, no prompt and no network, and says what decided.
+Two logistic models over cue features (which classes of phrase stand where: apology, inability, judgement, help …): one
+reads the opening alone (for English its words too), the other adds to that logit what the rest of the head says. So
+a stream and the whole seldom disagree. Weights ship as JSON and are made by `rass detector train refusal`. A verdict
+costs about 0.2 ms, needs no language, no prompt and no network, and says what decided.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nlargest, nsmallest
 from importlib import resources
+from operator import itemgetter
 
 from detectors.refusal_cues import Cue, CueFinder, load_finder
-from detectors.refusal_features import features_of
+from detectors.refusal_features import features_of, opening_of
 from detectors.refusal_stream import StreamingRefusal
 from detectors.refusal_text import PreparedAnswer, prepare
 from detectors.refusal_words import heard, word_parts
@@ -25,23 +28,30 @@ _NAMED_FEATURES = 2  # how many of the strongest features a reason names
 
 @dataclass(frozen=True, slots=True)
 class RefusalWeights:
-    """A trained logistic model: score = sigmoid(bias + sum of weight x feature), over cue features and English words.
+    """Two trained logistic models; every logit is a bias and a sum of weight x feature.
 
-    A score of at least ``full`` is a full refusal; one between ``partial`` and ``full`` with a denial in its first two
-    sentences is a partial one.
+    The opening's logit: ``opening_bias``, ``opening`` by feature, and for English ``english_bias`` and ``words``. The
+    whole's: ``opening_share`` times that, ``bias`` and ``weights`` by feature. A score (the logit's sigmoid) of at
+    least ``full`` is a full refusal; one between ``partial`` and ``full`` with a denial in its head is a partial one.
     """
 
-    bias: float
-    weights: dict[str, float]
+    opening_bias: float
+    opening: dict[str, float]
     english_bias: float
     words: dict[str, float]
+    opening_share: float
+    bias: float
+    weights: dict[str, float]
     full: float
     partial: float
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """A verdict with what led to it: the head's sentences, their cues, what each feature and word adds to the logit."""
+    """A verdict with what led to it: the head's sentences, their cues, what each feature and word adds to the logit.
+
+    Features of the opening have names that begin with `opening: `.
+    """
 
     verdict: RefusalVerdict
     sentences: tuple[str, ...]
@@ -67,30 +77,52 @@ class TextRefusalDetector:
     def judge_prepared(self, answer: PreparedAnswer) -> RefusalVerdict:
         """Return the verdict on an answer that is already prepared."""
         if answer.characters == 0:
-            reason = "the reasoning was cut off before any answer" if answer.cut_off_reasoning else "no text"
-            return RefusalVerdict(RefusalKind.EMPTY, 0.0, reason)
+            return _empty(answer)
         cues = self._finder.find(answer.sentences)
-        parts = self._parts(answer, cues)
-        said = heard(answer, self._weights.words, self._weights.english_bias)
-        score = _sigmoid(self._weights.bias + said + sum(part for _, part in parts))
-        if score >= self._weights.full:
-            return RefusalVerdict(RefusalKind.FULL, score, f"refuses: {_named(parts, 1)}")
-        if score >= self._weights.partial and any(cue.name in _DENIALS for cue in cues):
-            return RefusalVerdict(RefusalKind.PARTIAL, score, f"refuses in part: {_named(parts, 1)}")
-        return RefusalVerdict(RefusalKind.ANSWER, score, f"answers: {_named(parts, -1)}")
+        weights = self._weights
+        share = weights.opening_share
+        opening, said = self._read_opening(answer, cues)
+        parts = _parts(features_of(answer, cues), weights.weights)
+        logit = weights.bias + sum(part for _, part in parts) + share * (said + sum(part for _, part in opening))
+        return self._verdict(logit, parts + [(name, share * part) for name, part in opening], cues)
+
+    def judge_opening(self, answer: PreparedAnswer) -> RefusalVerdict:
+        """Return the verdict on the opening of a prepared answer, whatever may follow: for streams."""
+        if answer.characters == 0:
+            return _empty(answer)
+        cues = self._finder.find(answer.sentences)
+        parts, said = self._read_opening(answer, cues)
+        return self._verdict(said + sum(part for _, part in parts), parts, cues)
 
     def explain(self, text: str) -> Explanation:
         """Return the verdict on a whole answer with what decided it; never raises on any string."""
         answer = prepare(text)
         cues = tuple(self._finder.find(answer.sentences))
-        said = word_parts(answer, self._weights.words, self._weights.english_bias)
-        words = tuple(sorted(said, key=lambda part: -abs(part[1])))
-        return Explanation(self.judge_prepared(answer), answer.sentences, cues, tuple(self._parts(answer, cues)), words)
+        weights = self._weights
+        share = weights.opening_share
+        opening, _ = self._read_opening(answer, cues)
+        parts = _parts(features_of(answer, cues), weights.weights)
+        parts += [(f"opening: {name}", share * part) for name, part in opening]
+        said = word_parts(opening_of(answer, cues)[0], weights.words, weights.english_bias)
+        words = sorted(((word, share * part) for word, part in said), key=_strength)
+        return Explanation(
+            self.judge_prepared(answer), answer.sentences, cues, tuple(sorted(parts, key=_strength)), tuple(words)
+        )
 
-    def _parts(self, answer: PreparedAnswer, cues: Sequence[Cue]) -> list[tuple[str, float]]:
-        weights = self._weights.weights
-        parts = [(name, weights[name] * value) for name, value in features_of(answer, cues).items() if name in weights]
-        return sorted(parts, key=lambda part: -abs(part[1]))
+    def _read_opening(self, answer: PreparedAnswer, cues: Sequence[Cue]) -> tuple[list[tuple[str, float]], float]:
+        """Return what the opening's features add to its logit, and what its bias and words do."""
+        weights = self._weights
+        opening, inside = opening_of(answer, cues)
+        parts = _parts(features_of(opening, inside), weights.opening)
+        return parts, weights.opening_bias + heard(opening, weights.words, weights.english_bias)
+
+    def _verdict(self, logit: float, parts: list[tuple[str, float]], cues: Sequence[Cue]) -> RefusalVerdict:
+        score = _sigmoid(logit)
+        if score >= self._weights.full:
+            return RefusalVerdict(RefusalKind.FULL, score, f"refuses: {_named(parts, 1)}")
+        if score >= self._weights.partial and any(cue.name in _DENIALS for cue in cues):
+            return RefusalVerdict(RefusalKind.PARTIAL, score, f"refuses in part: {_named(parts, 1)}")
+        return RefusalVerdict(RefusalKind.ANSWER, score, f"answers: {_named(parts, -1)}")
 
     def stream(self) -> StreamingRefusal:
         """Return a new incremental detector for one streamed answer."""
@@ -115,6 +147,22 @@ def _sigmoid(logit: float) -> float:
     return 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, logit))))
 
 
+def _empty(answer: PreparedAnswer) -> RefusalVerdict:
+    reason = "the reasoning was cut off before any answer" if answer.cut_off_reasoning else "no text"
+    return RefusalVerdict(RefusalKind.EMPTY, 0.0, reason)
+
+
+def _parts(values: dict[str, float], weights: dict[str, float]) -> list[tuple[str, float]]:
+    return [(name, weights[name] * value) for name, value in values.items() if name in weights]
+
+
+def _strength(part: tuple[str, float]) -> float:
+    return -abs(part[1])
+
+
 def _named(parts: list[tuple[str, float]], sign: int) -> str:
-    names = [name for name, part in parts if part * sign > 0][:_NAMED_FEATURES]
-    return ", ".join(names) if names else "no cue"
+    # The opening and the whole have features of the same name, so twice as many are looked at.
+    pick = nlargest if sign > 0 else nsmallest
+    strongest = pick(2 * _NAMED_FEATURES, parts, key=itemgetter(1))
+    names = list(dict.fromkeys(name for name, part in strongest if part * sign > 0))
+    return ", ".join(names[:_NAMED_FEATURES]) if names else "no cue"

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-from detectors.refusal_cues import Cue, CueFinder
-from detectors.refusal_text import PreparedAnswer
+from detectors.refusal_cues import Cue
+from detectors.refusal_text import OPENING, PreparedAnswer
 
 _PLACES = ("1", "2", "3")  # first sentence, second, any later one of the head
 _NEAR = 90  # characters between an inability and the act of helping that it denies
@@ -22,7 +23,7 @@ _PAIR = 0.5  # a pair's value: pairs are many, and half the value is a fourfold 
 _PAIRED = (
     "absurd", "fiction", "rights", "topic", "opinion", "refute", "judge", "past", "define", "lack", "cannot",
     "refuse", "sorry", "seek", "harm", "redirect", "pivot", "comply", "cant", "unclear", "story", "concede", "present",
-    "despite", "lawful",
+    "despite", "lawful", "dissuade", "facts", "stress",
 )  # fmt: skip
 _ORDERED = (
     ("judge", "redirect"), ("judge", "pivot"), ("judge", "comply"), ("harm", "comply"), ("redirect", "comply"),
@@ -32,21 +33,48 @@ _ORDERED = (
     ("judge", "present"), ("judge", "despite"), ("judge", "lawful"), ("harm", "present"), ("harm", "despite"),
     ("harm", "lawful"), ("cannot", "present"), ("cannot", "despite"), ("cannot", "lawful"), ("despite", "present"),
     ("lawful", "present"), ("present", "judge"), ("present", "harm"), ("present", "lawful"), ("redirect", "present"),
-    ("redirect", "lawful"),
+    ("redirect", "lawful"), ("facts", "present"), ("dissuade", "present"), ("dissuade", "despite"),
+    ("dissuade", "redirect"), ("stress", "present"),
+)  # fmt: skip
+# What a refusal that denies nothing is made of.
+_WITHOUT_DENIAL = (
+    "sorry", "judge", "harm", "refute", "comply", "redirect", "stress", "offer", "ai", "lack", "dissuade", "facts",
 )  # fmt: skip
 # Classes that blame and classes that serve: how much of the head does either.
-_BLAMES = frozenset({"judge", "harm", "rights", "cannot", "refuse"})
+_BLAMES = frozenset({"judge", "harm", "rights", "cannot", "refuse", "dissuade"})
 _SERVES = frozenset({"comply", "present", "despite"})
 _FORMS = ("judge", "harm", "cannot", "refuse", "concede", "despite", "present", "lawful", "redirect")
 
 
-def features(answer: PreparedAnswer, finder: CueFinder) -> dict[str, float]:
-    """Return the answer's features by name; a feature that is absent is zero."""
-    return features_of(answer, finder.find(answer.sentences))
+def opening_of(answer: PreparedAnswer, cues: Sequence[Cue]) -> tuple[PreparedAnswer, list[Cue]]:
+    """Return the answer's first `OPENING` characters as an answer of its own, with the cues that lie in them."""
+    sentences: list[str] = []
+    room = OPENING
+    for sentence in answer.sentences:
+        if room <= 0:
+            break
+        sentences.append(sentence[:room])
+        room -= len(sentence) + 1
+    last = len(sentences) - 1
+    inside = [
+        cue
+        for cue in cues
+        if cue.sentence < last
+        or (cue.sentence == last and cue.position + len(cue.phrase.strip()) <= len(sentences[last]))
+    ]
+    opening = replace(
+        answer,
+        sentences=tuple(sentences),
+        characters=min(answer.characters, OPENING),
+        list_items=answer.opening_items,
+        has_code=False,
+        has_quotation=False,
+    )
+    return opening, inside
 
 
 def features_of(answer: PreparedAnswer, cues: Sequence[Cue]) -> dict[str, float]:
-    """Return the features of an answer whose cues were found already."""
+    """Return the features of an answer by name, from the cues that were found in it; one that is absent is zero."""
     values = {f"len>{limit}": 1.0 for limit in _LENGTHS if answer.characters > limit}
     values["sentences"] = min(len(answer.sentences), 8) / 8
     if answer.list_items:
@@ -86,7 +114,7 @@ def _add_denials(values: dict[str, float], places: dict[str, list[Cue]]) -> None
             values["ai&denial"] = 1.0
     else:
         values["no denial"] = 1.0
-        for name in ("sorry", "judge", "harm", "refute", "comply", "redirect", "stress", "offer", "ai", "lack"):
+        for name in _WITHOUT_DENIAL:
             if name in places:
                 values[f"no denial&{name}"] = 1.0
 

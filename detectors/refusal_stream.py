@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from detectors.refusal_text import PreparedAnswer, prepare
+from detectors.refusal_text import OPENING, PreparedAnswer, prepare
 from detectors.verdict import RefusalVerdict
 
 _FIRST_LOOK = 32  # characters of visible text before the first verdict
 _STEP = 16  # new characters before the next one
-# Up to so many characters: decided as a refusal from this score on, as an answer up to that one. Chosen on the shared
-# sources, each judged by weights fitted without it, so that about 95 % are decided at 160 characters. Early on only
-# what the rest of the answer hardly ever overturns is decided. Whoever is unsure at 160 waits for clearer words.
-# Answers need more certainty: a refusal taken for an answer costs its recovery, while a refused head is judged again
-# on the whole.
-_DECIDES = ((64, 0.98, 0.007), (96, 0.97, 0.018), (152, 0.95, 0.03), (176, 0.56, 0.37), (400, 0.67, 0.18))
+# Up to so many characters: decided as a refusal from this score on, as an answer up to that one. Up to `OPENING` the
+# scores are the opening's. Chosen on the training sources, each judged by weights fitted without it, so that 95 % are
+# decided there: early on only what the rest of the answer hardly ever overturns. Who is unsure waits for clear words.
+_DECIDES = ((64, 0.99, 0.004), (96, 0.985, 0.01), (152, 0.97, 0.02), (OPENING + 1, 0.6, 0.42), (700, 0.9, 0.08))
 LONGEST_WAIT = _DECIDES[-1][0]
 """Characters of visible text after which it always decides."""
-_DENSE = 1.6  # how many characters of an alphabet one of a dense script counts for
 
 
 class _Judge(Protocol):
     def judge_prepared(self, answer: PreparedAnswer) -> RefusalVerdict: ...
+
+    def judge_opening(self, answer: PreparedAnswer) -> RefusalVerdict: ...
 
 
 class StreamingRefusal:
@@ -64,18 +63,14 @@ class StreamingRefusal:
         answer = prepare(text)
         if answer.cut_off_reasoning or answer.characters < _FIRST_LOOK:
             return
-        verdict = self._judge.judge_prepared(answer)
-        if _decides(verdict.score, answer.characters * (_DENSE if _is_dense(text) else 1.0)):
+        opening = answer.characters <= OPENING
+        verdict = self._judge.judge_opening(answer) if opening else self._judge.judge_prepared(answer)
+        if _decides(verdict.score, answer.characters):
             self._verdict = verdict
 
 
-def _decides(score: float, characters: float) -> bool:
+def _decides(score: float, characters: int) -> bool:
     for end, refusal, no_refusal in _DECIDES:
         if characters < end:
             return score >= refusal or score <= no_refusal
     return True
-
-
-def _is_dense(text: str) -> bool:
-    wide = sum(character >= "\u2e80" for character in text[-64:])
-    return wide * 2 > len(text[-64:])

@@ -11,6 +11,9 @@ import unicodedata
 from dataclasses import dataclass
 from itertools import islice
 
+OPENING = 160
+"""Characters that are judged as the opening, before and beside the whole head."""
+
 _HEAD_CHARACTERS = 700
 _HEAD_SENTENCES = 8
 
@@ -44,12 +47,14 @@ class PreparedAnswer:
     """An answer as the refusal detector reads it.
 
     ``sentences`` are the head's sentences in lower case without punctuation; the counts are of the whole answer without
-    its reasoning. ``cut_off_reasoning`` is True where reasoning was opened and never closed.
+    its reasoning, ``opening_items`` are the list items of its first `OPENING` characters. ``cut_off_reasoning`` is True
+    where reasoning was opened and never closed.
     """
 
     sentences: tuple[str, ...]
     characters: int
     list_items: int
+    opening_items: int
     has_code: bool
     has_quotation: bool
     cut_off_reasoning: bool
@@ -69,6 +74,7 @@ def prepare(text: str) -> PreparedAnswer:
         sentences=_sentences(unquoted),
         characters=len(visible.strip()),
         list_items=len(_LIST_ITEM.findall(body)),
+        opening_items=len(_LIST_ITEM.findall(body.lstrip()[:OPENING])),
         has_code=has_code,
         has_quotation=has_quotation,
         cut_off_reasoning=cut_off,

@@ -25,11 +25,13 @@ def fit_logistic(
     *,
     penalty: float,
     start: DoubleArray | None = None,
+    offsets: DoubleArray | None = None,
 ) -> DoubleArray:
     """Return ``[features + 1]`` coefficients, the intercept last and not penalised.
 
     Minimises Σ w·log(1 + exp(-±s)) / Σ w + penalty/2·‖coefficients‖² with s = x·coefficients + intercept. ``features``
-    is ``[rows, features]`` and should be standardised; ``start`` are coefficients to start from.
+    is ``[rows, features]`` and should be standardised; ``start`` are coefficients to start from; ``offsets``
+    (``[rows]``) are logits that are there already, which the fitted ones add to.
     """
     rows, width = features.shape
     if rows == 0 or labels.all() or not labels.any():
@@ -41,7 +43,8 @@ def fit_logistic(
     current = np.zeros(width + 1) if start is None else start.copy()
 
     def scores_of(coefficients: DoubleArray) -> DoubleArray:
-        return np.asarray(features @ coefficients[:-1] + coefficients[-1])
+        scores = features @ coefficients[:-1] + coefficients[-1]
+        return np.asarray(scores if offsets is None else scores + offsets)
 
     def objective_of(coefficients: DoubleArray, scores: DoubleArray) -> float:
         return float(weights @ np.logaddexp(0.0, -signs * scores) + 0.5 * ridge @ coefficients**2)

@@ -164,7 +164,7 @@ class StreamSettings(Group):
     """Streams in mode recover: how much of the head is held back, and for how long."""
 
     head_chars: PositiveInt = Field(
-        default=400, description="Characters after which an undecided head is judged as it is."
+        default=700, description="Characters after which an undecided head is judged as it is."
     )
     hold_reasoning: bool = Field(
         default=False,

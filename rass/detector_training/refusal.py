@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from detectors.refusal import RefusalWeights
 from detectors.refusal_cues import load_finder
-from detectors.refusal_features import features
+from detectors.refusal_features import features_of, opening_of
 from detectors.refusal_text import prepare
 from detectors.refusal_words import scale, words
 from rass.detector_training.refusal_data import SOURCES, Example
@@ -29,59 +29,64 @@ PARTIAL_THRESHOLD = 0.2
 _FEWEST = 20  # a feature seen in fewer answers gets no weight
 _FEWEST_WORD = 5
 _WORD_SOURCES = 2
-_PENALTY = 3e-3
+# Chosen together, on sources left out. The larger the share, the seldomer the whole overturns what the opening says:
+# streams agree more, and what only stands further down is heard less.
+_OPENING_SHARE = 0.5
+_OPENING_PENALTY = 3e-3
 _WORD_PENALTY = 2e-4
+_PENALTY = 2e-3
 _DIGITS = 4
 _WORD_DIGITS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Featured:
-    """An example with its features and words, so that they are computed once for all fits."""
+    """An example with the features of its whole head and of its opening, and the opening's words."""
 
     example: Example
     features: dict[str, float]
+    opening: dict[str, float]
     words: list[str]
 
 
 def featurize(examples: Sequence[Example]) -> list[Featured]:
-    """Compute the features and words of all examples."""
+    """Compute the features and words of all examples, once for all fits."""
     finder = load_finder()
     rows: list[Featured] = []
     for example in examples:
         answer = prepare(example.response)
-        rows.append(Featured(example, features(answer, finder), words(answer)))
+        cues = finder.find(answer.sentences)
+        opening, inside = opening_of(answer, cues)
+        rows.append(Featured(example, features_of(answer, cues), features_of(opening, inside), words(opening)))
     return rows
 
 
 def fit(rows: Sequence[Featured]) -> RefusalWeights:
     """Fit the weights on ``rows``; deterministic."""
-    seen = Counter(name for row in rows for name in row.features)
-    names = sorted(name for name, count in seen.items() if count >= _FEWEST)
-    column = {name: index for index, name in enumerate(names)}
-    table = np.zeros((len(rows), len(names)))
-    for index, row in enumerate(rows):
-        for name, value in row.features.items():
-            if name in column:
-                table[index, column[name]] = value
     labels = np.array([row.example.refusal for row in rows])
     shares = row_weights(rows)
-    dense, bias = fit_dense(table, labels, shares, _PENALTY)
+    opening_names, openings = _table([row.opening for row in rows])
+    opening, opening_bias = fit_dense(openings, labels, shares, _OPENING_PENALTY)
+    logits = openings @ opening + opening_bias
     # Words come second, on English rows alone and on top of the cues' logit: fitted together, they would take over
     # what the cues explain, and every other language would be left with the rest.
     english = np.array([bool(row.words) for row in rows])
     vocabulary = _vocabulary(rows)
     known = [[vocabulary[word] for word in row.words if word in vocabulary] for row in rows if row.words]
     table_of_words = Sparse(known, [scale(len(columns)) for columns in known], len(vocabulary))
-    offsets = table[english] @ dense + bias
-    heard, shift = fit_sparse(table_of_words, offsets, labels[english], shares[english], _WORD_PENALTY)
-    weights = {name: round(float(dense[index]), _DIGITS) for name, index in column.items()}
+    heard, shift = fit_sparse(table_of_words, logits[english], labels[english], shares[english], _WORD_PENALTY)
+    logits[english] += shift + np.array([scale(len(columns)) * heard[columns].sum() for columns in known])
+    names, table = _table([row.features for row in rows])
+    whole, bias = fit_dense(table, labels, shares, _PENALTY, _OPENING_SHARE * logits)
     word_weights = {word: round(float(heard[index]), _WORD_DIGITS) for word, index in vocabulary.items()}
     return RefusalWeights(
-        bias=round(bias, _DIGITS),
-        weights=weights,
+        opening_bias=round(opening_bias, _DIGITS),
+        opening=_rounded(opening_names, opening),
         english_bias=round(shift, _DIGITS),
         words={word: weight for word, weight in word_weights.items() if weight},
+        opening_share=_OPENING_SHARE,
+        bias=round(bias, _DIGITS),
+        weights=_rounded(names, whole),
         full=FULL_THRESHOLD,
         partial=PARTIAL_THRESHOLD,
     )
@@ -106,12 +111,7 @@ def save(weights: RefusalWeights, path: Path, *, files: dict[str, str], counts: 
             for source in SOURCES
             if source.name in counts
         ],
-        "full": weights.full,
-        "partial": weights.partial,
-        "bias": weights.bias,
-        "weights": weights.weights,
-        "english_bias": weights.english_bias,
-        "words": weights.words,
+        **asdict(weights),
     }
     path.write_text(json.dumps(payload, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -120,6 +120,23 @@ def row_weights(rows: Sequence[Featured]) -> npt.NDArray[np.float64]:
     """Weigh sources by the square root of their size: half-way between one vote an answer and one vote a source."""
     sizes = Counter(row.example.source for row in rows)
     return np.array([row.example.weight / sizes[row.example.source] ** 0.5 for row in rows])
+
+
+def _table(rows: Sequence[dict[str, float]]) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Return the names of the features that are frequent enough, and ``[rows, names]`` of their values."""
+    seen = Counter(name for row in rows for name in row)
+    names = sorted(name for name, count in seen.items() if count >= _FEWEST)
+    column = {name: index for index, name in enumerate(names)}
+    table = np.zeros((len(rows), len(names)))
+    for index, row in enumerate(rows):
+        for name, value in row.items():
+            if name in column:
+                table[index, column[name]] = value
+    return names, table
+
+
+def _rounded(names: Sequence[str], coefficients: npt.NDArray[np.float64]) -> dict[str, float]:
+    return {name: round(float(weight), _DIGITS) for name, weight in zip(names, coefficients, strict=True)}
 
 
 def _vocabulary(rows: Sequence[Featured]) -> dict[str, int]:

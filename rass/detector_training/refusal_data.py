@@ -60,6 +60,7 @@ SOURCES = (
         {
             "action_0": _REFUSES,
             # "Refutes the opinion in the question": to who asked it is a refusal, though no word of refusal need occur.
+            # Whoever labelled chatgpt-refusals calls most refutations answers, so it counts half.
             "action_1": Label(True, 0.5),
             "action_2": Label(False, 0.5),  # discusses both sides
             "action_3": Label(False, 0.3),  # gives general or safe information

@@ -28,10 +28,14 @@ class Sparse:
 
 
 def fit_dense(
-    table: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_], weights: npt.NDArray[np.float64], penalty: float
+    table: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.bool_],
+    weights: npt.NDArray[np.float64],
+    penalty: float,
+    offsets: npt.NDArray[np.float64] | None = None,
 ) -> tuple[npt.NDArray[np.float64], float]:
-    """Return coefficients and intercept for a dense table; the intercept is not penalised."""
-    coefficients = fit_logistic(table, labels, weights, penalty=penalty)
+    """Return coefficients and intercept for a dense table, which add to ``offsets``; the intercept is not penalised."""
+    coefficients = fit_logistic(table, labels, weights, penalty=penalty, offsets=offsets)
     return coefficients[:-1], float(coefficients[-1])
 
 

@@ -3,7 +3,9 @@
 The sets hold hardly an answer that refutes a harmless premise, defines a crime, speaks of an invented person or opens
 with "As an AI" and then answers. Templates with slots make such answers beside refusals of the same wording. Tests
 judge other texts than these. In other languages than English the pairs are about judgements: "this is illegal, lawful
-ways are …" refuses, "this is illegal, nevertheless here is how …" answers; one labelled set alone holds such.
+ways are …" refuses, "this is illegal, nevertheless here is how …" answers; one labelled set alone holds such. Beside
+them stand short, formal, dissuading and redirecting refusals, and answers that speak of laws, crimes, falsehoods or
+what the model cannot see.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
-from detectors.refusal import TextRefusalDetector
+from detectors.refusal import TextRefusalDetector, load_weights
+from detectors.refusal_text import prepare
 from detectors.verdict import RefusalKind
 
 CASES: dict[str, dict[str, list[str]]] = json.loads(
@@ -92,3 +94,21 @@ def test_the_explanation_adds_up_to_the_verdict(detector: TextRefusalDetector) -
     assert {cue.name for cue in explanation.cues} >= {"sorry", "cannot", "act"}
     assert explanation.words
     assert explanation.parts[0][1] > 0
+
+
+def test_the_parts_sum_to_the_score(detector: TextRefusalDetector) -> None:
+    text = "I'm sorry, but I can't help with that. " + "Ask a lawyer what the law says about it. " * 6
+    explanation = detector.explain(text)
+    weights = load_weights()
+    logit = sum(part for _, part in [*explanation.parts, *explanation.words])
+    logit += weights.bias + weights.opening_share * weights.opening_bias
+    assert 1 / (1 + math.exp(-logit)) == pytest.approx(explanation.verdict.score)
+    assert {name.partition(": ")[0] == "opening" for name, _ in explanation.parts} == {True, False}
+
+
+def test_the_opening_is_judged_whatever_follows(detector: TextRefusalDetector) -> None:
+    opening = "I'm sorry, but I can't help with that. I don't want anybody to come to harm. " * 3
+    answered = prepare(opening + "That said, here is the recipe: mix flour, eggs and milk. " * 5)
+    assert detector.judge_opening(answered).score == detector.judge_opening(prepare(opening)).score
+    assert detector.judge_opening(answered).kind is RefusalKind.FULL
+    assert detector.judge_opening(prepare("")).kind is RefusalKind.EMPTY
