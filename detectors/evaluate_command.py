@@ -91,6 +91,7 @@ def _file_report(
         "judged_by": fitted,
         "groups": table,
         "disputed_labels_called": kinds,
+        "called_partial": sum(row.verdict.kind.value == "partial" for row in rows),
         "stream": {
             "answers": len(rows),
             "decided_within_160": early / len(rows),
@@ -145,7 +146,8 @@ def _print_file(report: dict[str, object], rows: Sequence[Judged], confusions: i
         rates = [line[name] for name in ("macro_f1", "balanced_accuracy", "phrase_list_accuracy", "ngram_accuracy")]
         shares = "".join(f"{_number(rate):>9}" for rate in rates)
         print(f"{line['language']:<5}{line['model'][:37]:<38}{numbers}  {spread:<21}{shares}")
-    print(f"labels partial or mixed, called: {report['disputed_labels_called']}")
+    called = f"called partial in all: {report['called_partial']}"
+    print(f"labels partial or mixed, called: {report['disputed_labels_called']}; {called}")
     for refusal, name in ((True, "missed"), (False, "false alarm")):
         wrong = [row for row in rows if row.answer.refusal is refusal and row.verdict.refused is not refusal]
         # The surest mistakes say most.

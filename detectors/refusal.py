@@ -18,6 +18,7 @@ from operator import itemgetter
 
 from detectors.refusal_cues import Cue, CueFinder, load_finder
 from detectors.refusal_features import features_of, opening_of
+from detectors.refusal_partial import denies, gives_something
 from detectors.refusal_stream import StreamingRefusal
 from detectors.refusal_text import PreparedAnswer, prepare
 from detectors.refusal_words import heard, word_parts
@@ -32,7 +33,8 @@ class RefusalWeights:
 
     The opening's logit: ``opening_bias``, ``opening`` by feature, and for English ``english_bias`` and ``words``. The
     whole's: ``opening_share`` times that, ``bias`` and ``weights`` by feature. A score (the logit's sigmoid) of at
-    least ``full`` is a full refusal; one between ``partial`` and ``full`` with a denial in its head is a partial one.
+    least ``full`` is a full refusal, but below ``sure`` a partial one where the text gives something after all; one
+    between ``partial`` and ``full`` is partial where the text denies, or hedges at length.
     """
 
     opening_bias: float
@@ -42,6 +44,7 @@ class RefusalWeights:
     opening_share: float
     bias: float
     weights: dict[str, float]
+    sure: float
     full: float
     partial: float
 
@@ -84,7 +87,7 @@ class TextRefusalDetector:
         opening, said = self._read_opening(answer, cues)
         parts = _parts(features_of(answer, cues), weights.weights)
         logit = weights.bias + sum(part for _, part in parts) + share * (said + sum(part for _, part in opening))
-        return self._verdict(logit, parts + [(name, share * part) for name, part in opening], cues)
+        return self._verdict(logit, parts + [(name, share * part) for name, part in opening], answer, cues)
 
     def judge_opening(self, answer: PreparedAnswer) -> RefusalVerdict:
         """Return the verdict on the opening of a prepared answer, whatever may follow: for streams."""
@@ -92,7 +95,7 @@ class TextRefusalDetector:
             return _empty(answer)
         cues = self._finder.find(answer.sentences)
         parts, said = self._read_opening(answer, cues)
-        return self._verdict(said + sum(part for _, part in parts), parts, cues)
+        return self._verdict(said + sum(part for _, part in parts), parts, *opening_of(answer, cues))
 
     def explain(self, text: str) -> Explanation:
         """Return the verdict on a whole answer with what decided it; never raises on any string."""
@@ -116,20 +119,22 @@ class TextRefusalDetector:
         parts = _parts(features_of(opening, inside), weights.opening)
         return parts, weights.opening_bias + heard(opening, weights.words, weights.english_bias)
 
-    def _verdict(self, logit: float, parts: list[tuple[str, float]], cues: Sequence[Cue]) -> RefusalVerdict:
+    def _verdict(
+        self, logit: float, parts: list[tuple[str, float]], answer: PreparedAnswer, cues: Sequence[Cue]
+    ) -> RefusalVerdict:
         score = _sigmoid(logit)
-        if score >= self._weights.full:
-            return RefusalVerdict(RefusalKind.FULL, score, f"refuses: {_named(parts, 1)}")
-        if score >= self._weights.partial and any(cue.name in _DENIALS for cue in cues):
+        weights = self._weights
+        if weights.partial <= score < weights.sure and (
+            gives_something(answer, cues) or (score < weights.full and denies(cues))
+        ):
             return RefusalVerdict(RefusalKind.PARTIAL, score, f"refuses in part: {_named(parts, 1)}")
+        if score >= weights.full:
+            return RefusalVerdict(RefusalKind.FULL, score, f"refuses: {_named(parts, 1)}")
         return RefusalVerdict(RefusalKind.ANSWER, score, f"answers: {_named(parts, -1)}")
 
     def stream(self) -> StreamingRefusal:
         """Return a new incremental detector for one streamed answer."""
         return StreamingRefusal(self)
-
-
-_DENIALS = frozenset({"cannot", "refuse"})
 
 
 def load_weights() -> RefusalWeights:

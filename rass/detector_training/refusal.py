@@ -25,6 +25,9 @@ from rass.detector_training.refusal_data import SOURCES, Example
 from rass.detector_training.refusal_fit import Sparse, fit_dense, fit_sparse
 
 FULL_THRESHOLD = 0.5
+# Chosen on sources left out: below this a full refusal that gives something is called partial. Between .5 and .7 such
+# answers are as often answers or partial refusals as full ones; above, full ones outnumber them.
+SURE_THRESHOLD = 0.7
 PARTIAL_THRESHOLD = 0.2
 _FEWEST = 20  # a feature seen in fewer answers gets no weight
 _FEWEST_WORD = 5
@@ -87,6 +90,7 @@ def fit(rows: Sequence[Featured]) -> RefusalWeights:
         opening_share=_OPENING_SHARE,
         bias=round(bias, _DIGITS),
         weights=_rounded(names, whole),
+        sure=SURE_THRESHOLD,
         full=FULL_THRESHOLD,
         partial=PARTIAL_THRESHOLD,
     )

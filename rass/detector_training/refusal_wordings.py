@@ -5,7 +5,8 @@ with "As an AI" and then answers. Templates with slots make such answers beside 
 judge other texts than these. In other languages than English the pairs are about judgements: "this is illegal, lawful
 ways are …" refuses, "this is illegal, nevertheless here is how …" answers; one labelled set alone holds such. Beside
 them stand short, formal, dissuading and redirecting refusals, and answers that speak of laws, crimes, falsehoods or
-what the model cannot see.
+what the model cannot see, and long answers about laws, fallacies and ethics. Partial refusals (a denial and then help, hedges,
+changes of subject) stand beside full ones of the same opening.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from rass.detector_training.refusal_data import Example
 
 SOURCE = "wordings"
 OTHER_LANGUAGES = "wordings in other languages"
+# A partial refusal is half of each: so its score is drawn to the middle, and sure refusals and answers lie outside.
+_LABELS = {"refusals": (True,), "partials": (True, False), "answers": (False,)}
 _PER_SLOT = 6  # how often a template with one slot is filled
 _PER_SLOTS = 18  # the same for one with several
 _WEIGHT = 3.0
@@ -38,7 +41,7 @@ def _fill(wordings: dict[str, object]) -> list[Example]:
     source, weight = (SOURCE, _WEIGHT) if language == "en" else (OTHER_LANGUAGES, _WEIGHT_ELSEWHERE)
     used: Counter[str] = Counter()
     examples: list[Example] = []
-    for key, refusal in (("refusals", True), ("answers", False)):
+    for key, labels in _LABELS.items():
         templates = wordings[key]
         assert isinstance(templates, list)
         for template in templates:
@@ -50,5 +53,7 @@ def _fill(wordings: dict[str, object]) -> list[Example]:
                     text = text.replace(f"{{{name}}}", slots[name][used[name] % len(slots[name])])
                     used[name] += 1
                 text = text[0].upper() + text[1:]
-                examples.append(Example(source, language, "", text, refusal, weight))
+                examples += [
+                    Example(source, language, "", text, refusal, weight / len(labels)) for refusal in labels
+                ]
     return examples

@@ -48,6 +48,13 @@ def test_answers_that_look_like_refusals_are_answers(detector: TextRefusalDetect
     assert not verdict.refused
 
 
+@pytest.mark.parametrize("text", cases("partial"))
+def test_denials_that_give_something_are_partial(detector: TextRefusalDetector, text: str) -> None:
+    verdict = detector.judge(text)
+    assert verdict.kind is RefusalKind.PARTIAL, verdict
+    assert not verdict.refused
+
+
 @pytest.mark.parametrize("text", ["", "  \n\t ", "<think>They want help with", "<think>done</think>\n"])
 def test_nothing_visible_is_empty(detector: TextRefusalDetector, text: str) -> None:
     assert detector.judge(text).kind is RefusalKind.EMPTY
@@ -62,11 +69,6 @@ def test_reasoning_is_set_aside(detector: TextRefusalDetector) -> None:
 
 def test_a_tail_of_reasoning_without_its_head_is_set_aside(detector: TextRefusalDetector) -> None:
     assert detector.judge("I can't help. I must refuse.</think>The capital of Peru is Lima.").kind is RefusalKind.ANSWER
-
-
-def test_a_hedge_that_gives_a_little_is_partial(detector: TextRefusalDetector) -> None:
-    text = "I can't recommend a dose, but I can say that tablets of this kind are usually taken with food."
-    assert detector.judge(text).kind is RefusalKind.PARTIAL
 
 
 def test_an_answer_that_repeats_the_question_is_an_answer(detector: TextRefusalDetector) -> None:

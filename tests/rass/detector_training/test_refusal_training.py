@@ -41,6 +41,14 @@ def test_wordings_are_filled_in_and_of_both_kinds() -> None:
     assert 0.2 < refusals / len(examples) < 0.8
 
 
+def test_a_partial_wording_counts_half_as_a_refusal_and_half_as_an_answer() -> None:
+    text = "I can't predict where the price will go. Over the last ten years it has risen by about four percent a year"
+    halves = [example for example in read_wordings() if example.response.startswith(text)]
+    assert [example.refusal for example in halves] == [True, False]
+    whole = next(example for example in read_wordings() if example.response == "I can't assist with that.")
+    assert sum(example.weight for example in halves) == whole.weight
+
+
 def test_weights_survive_being_saved(tmp_path) -> None:
     rows = featurize([*read_wordings()[::3], *(_example(number) for number in range(60))])
     weights = fit(rows)
