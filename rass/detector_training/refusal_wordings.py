@@ -5,8 +5,8 @@ with "As an AI" and then answers. Templates with slots make such answers beside 
 judge other texts than these. In other languages than English the pairs are about judgements: "this is illegal, lawful
 ways are …" refuses, "this is illegal, nevertheless here is how …" answers; one labelled set alone holds such. Beside
 them stand short, formal, dissuading and redirecting refusals, and answers that speak of laws, crimes, falsehoods or
-what the model cannot see, and long answers about laws, fallacies and ethics. Partial refusals (a denial and then help, hedges,
-changes of subject) stand beside full ones of the same opening.
+what the model cannot see, and long answers about laws, fallacies and ethics. Partial refusals (a denial and then
+help, hedges, changes of subject) stand beside full ones of the same opening.
 """
 
 from __future__ import annotations
@@ -53,7 +53,5 @@ def _fill(wordings: dict[str, object]) -> list[Example]:
                     text = text.replace(f"{{{name}}}", slots[name][used[name] % len(slots[name])])
                     used[name] += 1
                 text = text[0].upper() + text[1:]
-                examples += [
-                    Example(source, language, "", text, refusal, weight / len(labels)) for refusal in labels
-                ]
+                examples += [Example(source, language, "", text, refusal, weight / len(labels)) for refusal in labels]
     return examples
