@@ -1,14 +1,16 @@
-"""What holds for every test, and a bundle that tests of several packages need."""
+"""What holds for every test, and what tests of several packages need: servers on loopback, manifests, bundles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp import web
 from hypothesis import settings
 
 from detectors import bundle_writer
@@ -33,6 +35,37 @@ from detectors.manifest import (
 # Examples are bounded in number, not in time: a machine that also does something else is no failure.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+ServerOf = Callable[[web.Application], AbstractAsyncContextManager[str]]
+
+
+@asynccontextmanager
+async def running(app: web.Application) -> AsyncIterator[str]:
+    """Run an application on loopback until the context is left; yields its URL."""
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture(scope="session")
+def server_of() -> ServerOf:
+    """Return ``running``, for what outlives a test; a test itself needs ``start_server``."""
+    return running
+
+
+@pytest.fixture
+async def start_server(server_of: ServerOf) -> AsyncIterator[Callable[[web.Application], Awaitable[str]]]:
+    """Start applications on loopback, each call returns a URL; after the test they stop, the last one first."""
+    async with AsyncExitStack() as stack:
+
+        async def start(app: web.Application) -> str:
+            return await stack.enter_async_context(server_of(app))
+
+        yield start
 
 
 @pytest.fixture
