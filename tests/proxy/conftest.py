@@ -423,6 +423,21 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
         yield start
 
 
+@pytest.fixture(
+    params=[
+        ({"steered": "An answer.", "answer_h": 5.0}, "harmful"),
+        ({"steered": "I'm sorry, still no."}, "still_refused"),
+        ({"steered": ""}, "empty"),
+        ({"steered": "An answer.", "steers": False}, "not_steered"),
+    ],
+    ids=lambda case: case[1],
+)
+def failing_attempt(request: pytest.FixtureRequest) -> tuple[dict[str, Any], str]:
+    """Each way in which a steered answer fails its check: what the script then says, and the result that is counted."""
+    case: tuple[dict[str, Any], str] = request.param
+    return case
+
+
 @pytest.fixture
 def eventually() -> Callable[[Callable[[], bool]], Awaitable[None]]:
     """Waits, within a bound, for something that happens just after the client has its answer."""
