@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from heapq import nlargest, nsmallest
 from importlib import resources
 from operator import itemgetter
@@ -21,7 +22,7 @@ from detectors.refusal_features import features_of, opening_of
 from detectors.refusal_partial import denies, gives_something
 from detectors.refusal_stream import StreamingRefusal
 from detectors.refusal_text import PreparedAnswer, prepare
-from detectors.refusal_words import heard, word_parts
+from detectors.refusal_words import Wording
 from detectors.verdict import RefusalKind, RefusalVerdict
 
 _NAMED_FEATURES = 2  # how many of the strongest features a reason names
@@ -72,6 +73,7 @@ class TextRefusalDetector:
     def __init__(self, finder: CueFinder | None = None, weights: RefusalWeights | None = None) -> None:
         self._finder = finder if finder is not None else load_finder()
         self._weights = weights if weights is not None else load_weights()
+        self._wording = Wording(self._weights.words, self._weights.english_bias)
 
     def judge(self, text: str) -> RefusalVerdict:
         """Return the verdict on a whole answer; never raises on any string."""
@@ -83,54 +85,63 @@ class TextRefusalDetector:
             return _empty(answer)
         cues = self._finder.find(answer.sentences)
         weights = self._weights
-        share = weights.opening_share
-        opening, said = self._read_opening(answer, cues)
-        parts = _parts(features_of(answer, cues), weights.weights)
-        logit = weights.bias + sum(part for _, part in parts) + share * (said + sum(part for _, part in opening))
-        return self._verdict(logit, parts + [(name, share * part) for name, part in opening], answer, cues)
+        logit = weights.bias + _sum(features_of(answer, cues), weights.weights)
+        logit += weights.opening_share * self._opening_logit(answer, cues)
+        return self._verdict(logit, answer, cues, partial(self._parts, answer, cues))
 
     def judge_opening(self, answer: PreparedAnswer) -> RefusalVerdict:
         """Return the verdict on the opening of a prepared answer, whatever may follow: for streams."""
         if answer.characters == 0:
             return _empty(answer)
         cues = self._finder.find(answer.sentences)
-        parts, said = self._read_opening(answer, cues)
-        return self._verdict(said + sum(part for _, part in parts), parts, *opening_of(answer, cues))
+        parts = partial(self._opening_parts, answer, cues)
+        return self._verdict(self._opening_logit(answer, cues), *opening_of(answer, cues), parts)
 
     def explain(self, text: str) -> Explanation:
         """Return the verdict on a whole answer with what decided it; never raises on any string."""
         answer = prepare(text)
         cues = tuple(self._finder.find(answer.sentences))
-        weights = self._weights
-        share = weights.opening_share
-        opening, _ = self._read_opening(answer, cues)
-        parts = _parts(features_of(answer, cues), weights.weights)
-        parts += [(f"opening: {name}", share * part) for name, part in opening]
-        said = word_parts(opening_of(answer, cues)[0], weights.words, weights.english_bias)
+        share = self._weights.opening_share
+        parts = _parts(features_of(answer, cues), self._weights.weights)
+        parts += [(f"opening: {name}", share * part) for name, part in self._opening_parts(answer, cues)]
+        said = self._wording.parts(opening_of(answer, cues)[0])
         words = sorted(((word, share * part) for word, part in said), key=_strength)
         return Explanation(
             self.judge_prepared(answer), answer.sentences, cues, tuple(sorted(parts, key=_strength)), tuple(words)
         )
 
-    def _read_opening(self, answer: PreparedAnswer, cues: Sequence[Cue]) -> tuple[list[tuple[str, float]], float]:
-        """Return what the opening's features add to its logit, and what its bias and words do."""
+    def _opening_logit(self, answer: PreparedAnswer, cues: Sequence[Cue]) -> float:
         weights = self._weights
         opening, inside = opening_of(answer, cues)
-        parts = _parts(features_of(opening, inside), weights.opening)
-        return parts, weights.opening_bias + heard(opening, weights.words, weights.english_bias)
+        said = weights.opening_bias + self._wording.heard(opening)
+        return said + _sum(features_of(opening, inside), weights.opening)
+
+    def _opening_parts(self, answer: PreparedAnswer, cues: Sequence[Cue]) -> list[tuple[str, float]]:
+        """Return what each feature of the opening adds to its logit."""
+        return _parts(features_of(*opening_of(answer, cues)), self._weights.opening)
+
+    def _parts(self, answer: PreparedAnswer, cues: Sequence[Cue]) -> list[tuple[str, float]]:
+        """Return what each feature of the whole and of the opening adds to the logit of the whole."""
+        share = self._weights.opening_share
+        parts = _parts(features_of(answer, cues), self._weights.weights)
+        return parts + [(name, share * part) for name, part in self._opening_parts(answer, cues)]
 
     def _verdict(
-        self, logit: float, parts: list[tuple[str, float]], answer: PreparedAnswer, cues: Sequence[Cue]
+        self,
+        logit: float,
+        answer: PreparedAnswer,
+        cues: Sequence[Cue],
+        parts: Callable[[], list[tuple[str, float]]],
     ) -> RefusalVerdict:
         score = _sigmoid(logit)
         weights = self._weights
         if weights.partial <= score < weights.sure and (
             gives_something(answer, cues) or (score < weights.full and denies(cues))
         ):
-            return RefusalVerdict(RefusalKind.PARTIAL, score, f"refuses in part: {_named(parts, 1)}")
+            return RefusalVerdict(RefusalKind.PARTIAL, score, partial(_reason, "refuses in part", parts, 1))
         if score >= weights.full:
-            return RefusalVerdict(RefusalKind.FULL, score, f"refuses: {_named(parts, 1)}")
-        return RefusalVerdict(RefusalKind.ANSWER, score, f"answers: {_named(parts, -1)}")
+            return RefusalVerdict(RefusalKind.FULL, score, partial(_reason, "refuses", parts, 1))
+        return RefusalVerdict(RefusalKind.ANSWER, score, partial(_reason, "answers", parts, -1))
 
     def stream(self) -> StreamingRefusal:
         """Return a new incremental detector for one streamed answer."""
@@ -161,13 +172,19 @@ def _parts(values: dict[str, float], weights: dict[str, float]) -> list[tuple[st
     return [(name, weights[name] * value) for name, value in values.items() if name in weights]
 
 
+def _sum(values: dict[str, float], weights: dict[str, float]) -> float:
+    """Return the sum of what `_parts` returns."""
+    return sum([weights[name] * value for name, value in values.items() if name in weights])
+
+
 def _strength(part: tuple[str, float]) -> float:
     return -abs(part[1])
 
 
-def _named(parts: list[tuple[str, float]], sign: int) -> str:
+def _reason(what: str, parts: Callable[[], list[tuple[str, float]]], sign: int) -> str:
+    """Return ``what`` with the features that spoke for it most: those whose part has the ``sign``."""
     # The opening and the whole have features of the same name, so twice as many are looked at.
     pick = nlargest if sign > 0 else nsmallest
-    strongest = pick(2 * _NAMED_FEATURES, parts, key=itemgetter(1))
+    strongest = pick(2 * _NAMED_FEATURES, parts(), key=itemgetter(1))
     names = list(dict.fromkeys(name for name, part in strongest if part * sign > 0))
-    return ", ".join(names[:_NAMED_FEATURES]) if names else "no cue"
+    return f"{what}: {', '.join(names[:_NAMED_FEATURES]) if names else 'no cue'}"

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from detectors.refusal_text import normalize
 
@@ -24,8 +24,7 @@ _STEM_KEY = 3  # stems are looked up by their first three letters
 _NOT_LATIN = re.compile(r"[\u0590-\u06ff\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
-@dataclass(frozen=True, slots=True)
-class Cue:
+class Cue(NamedTuple):
     """One occurrence: class, phrase as normalised, sentence index and character position within that sentence."""
 
     name: str
@@ -71,7 +70,7 @@ class CueFinder:
         for index, sentence in enumerate(sentences):
             padded = f" {sentence} "
             self._find_words(padded, index, found)
-            if _NOT_LATIN.search(sentence):
+            if not sentence.isascii() and _NOT_LATIN.search(sentence):
                 self._find_anywhere(padded, index, found)
         return found
 

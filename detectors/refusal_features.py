@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from detectors.refusal_cues import Cue
 from detectors.refusal_text import OPENING, PreparedAnswer
 
 _PLACES = ("1", "2", "3")  # first sentence, second, any later one of the head
 _NEAR = 90  # characters between an inability and the act of helping that it denies
-_LENGTHS = (40, 90, 180, 350, 700, 1200)
+_LENGTHS = tuple((limit, f"len>{limit}") for limit in (40, 90, 180, 350, 700, 1200))
 _HEAD_SENTENCES = 4  # where pairs of classes are looked for
 _PAIR = 0.5  # a pair's value: pairs are many, and half the value is a fourfold penalty on their weights
 
@@ -36,6 +35,9 @@ _ORDERED = (
     ("redirect", "lawful"), ("facts", "present"), ("dissuade", "present"), ("dissuade", "despite"),
     ("dissuade", "redirect"), ("stress", "present"),
 )  # fmt: skip
+_SECOND = {
+    first: [(second, f"{first}>{second}") for each, second in _ORDERED if each == first] for first, _ in _ORDERED
+}
 # What a refusal that denies nothing is made of.
 _WITHOUT_DENIAL = (
     "sorry", "judge", "harm", "refute", "comply", "redirect", "stress", "offer", "ai", "lack", "dissuade", "facts",
@@ -62,20 +64,21 @@ def opening_of(answer: PreparedAnswer, cues: Sequence[Cue]) -> tuple[PreparedAns
         if cue.sentence < last
         or (cue.sentence == last and cue.position + len(cue.phrase.strip()) <= len(sentences[last]))
     ]
-    opening = replace(
-        answer,
+    opening = PreparedAnswer(
         sentences=tuple(sentences),
         characters=min(answer.characters, OPENING),
         list_items=answer.opening_items,
+        opening_items=answer.opening_items,
         has_code=False,
         has_quotation=False,
+        cut_off_reasoning=answer.cut_off_reasoning,
     )
     return opening, inside
 
 
 def features_of(answer: PreparedAnswer, cues: Sequence[Cue]) -> dict[str, float]:
     """Return the features of an answer by name, from the cues that were found in it; one that is absent is zero."""
-    values = {f"len>{limit}": 1.0 for limit in _LENGTHS if answer.characters > limit}
+    values = {name: 1.0 for limit, name in _LENGTHS if answer.characters > limit}
     values["sentences"] = min(len(answer.sentences), 8) / 8
     if answer.list_items:
         values["list"] = 1.0
@@ -125,11 +128,15 @@ def _add_pairs(values: dict[str, float], places: dict[str, list[Cue]]) -> None:
     for index, second in enumerate(present):
         for first in present[:index]:
             values[f"{first}*{second}"] = _PAIR
-    for first, second in _ORDERED:
-        if first in places and second in places:
-            start, end = places[first][0], places[second][-1]
-            if (start.sentence, start.position) < (end.sentence, end.position):
-                values[f"{first}>{second}"] = 1.0
+    for first in _SECOND:
+        if first not in places:
+            continue
+        start = places[first][0]
+        for second, name in _SECOND[first]:
+            if second in places:
+                end = places[second][-1]
+                if (start.sentence, start.position) < (end.sentence, end.position):
+                    values[name] = 1.0
 
 
 def _add_shares(

@@ -7,7 +7,8 @@ which source an answer is from. So they speak for English answers alone, softly,
 from __future__ import annotations
 
 import math
-from itertools import chain, pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, pairwise, repeat
 
 from detectors.refusal_text import PreparedAnswer
 
@@ -21,6 +22,7 @@ the and you that it to this with for are your not be as have can my i'm it's don
 there their they which or
 """
 _ENGLISH = frozenset(_ENGLISH_WORDS.split())
+_IN_FIRST = "1:"  # begins the name of a word or pair that stands in the first sentence
 
 
 def is_english(answer: PreparedAnswer) -> bool:
@@ -33,16 +35,9 @@ def words(answer: PreparedAnswer) -> list[str]:
     """Return the answer's word features without repetition; none where it is not English."""
     if not answer.sentences or not is_english(answer):
         return []
-    tokens = " . ".join(answer.sentences).split(" ")[:_TOKENS]
-    first = answer.sentences[0].split(" ")[:_TOKENS]
-    in_first = "1:".__add__  # mapped, these cost half of what they do in a comprehension
-    parts = (
-        tokens,
-        map(" ".join, pairwise(tokens)),
-        map(in_first, first),
-        map(in_first, map(" ".join, pairwise(first))),
-        (f"^{' '.join(tokens[:length])}" for length in (1, 2, 3)),
-    )
+    tokens, pairs, first = _read(answer)
+    in_first = chain(tokens[:first], pairs[: first - 1])
+    parts = (tokens, pairs, map(_IN_FIRST.__add__, in_first), _beginnings(tokens))
     return list(dict.fromkeys(chain.from_iterable(parts)))
 
 
@@ -51,20 +46,48 @@ def scale(known: int) -> float:
     return 1.0 / math.sqrt(known + _SMOOTHING)
 
 
-def word_parts(answer: PreparedAnswer, weights: dict[str, float], bias: float) -> list[tuple[str, float]]:
-    """Return what each known word adds to the logit, ``bias`` first; nothing where the answer is not English."""
-    found = words(answer)
-    if not found:
-        return []
-    known = [(word, weights[word]) for word in found if word in weights]
-    value = scale(len(known))
-    return [("English", bias), *((word, weight * value) for word, weight in known)]
+class Wording:
+    """The trained weights of words; immutable."""
+
+    def __init__(self, weights: Mapping[str, float], bias: float) -> None:
+        """Take the weights by the features that `words` returns, and the bias of English answers."""
+        self._weights = weights
+        self._bias = bias
+        # One look-up for a word of the first sentence, which is a feature there and anywhere.
+        self._in_first = {
+            text: tuple(weights[name] for name in (text, _IN_FIRST + text) if name in weights)
+            for text in {name.removeprefix(_IN_FIRST) for name in weights}
+        }
+
+    def parts(self, answer: PreparedAnswer) -> list[tuple[str, float]]:
+        """Return what each known word adds to the logit, the bias first; nothing where the answer is not English."""
+        found = words(answer)
+        if not found:
+            return []
+        known = [(word, self._weights[word]) for word in found if word in self._weights]
+        value = scale(len(known))
+        return [("English", self._bias), *((word, weight * value) for word, weight in known)]
+
+    def heard(self, answer: PreparedAnswer) -> float:
+        """Return the sum of what `parts` returns, at less than half of its cost."""
+        if not answer.sentences or not is_english(answer):
+            return 0.0
+        tokens, pairs, first = _read(answer)
+        in_first = dict.fromkeys(chain(tokens[:first], pairs[: first - 1]))
+        later = dict.fromkeys(chain(tokens[first:], pairs[first - 1 :], _beginnings(tokens)))
+        known = list(chain.from_iterable(map(self._in_first.get, in_first, repeat(()))))
+        for text in later:
+            if text not in in_first and (weight := self._weights.get(text)) is not None:
+                known.append(weight)
+        return self._bias + scale(len(known)) * sum(known)
 
 
-def heard(answer: PreparedAnswer, weights: dict[str, float], bias: float) -> float:
-    """Return the sum of what `word_parts` returns, at less than half of its cost."""
-    found = words(answer)
-    if not found:
-        return 0.0
-    known = [weight for weight in map(weights.get, found) if weight is not None]
-    return sum(map(scale(len(known)).__mul__, known), bias)
+def _read(answer: PreparedAnswer) -> tuple[list[str], list[str], int]:
+    """Return the head's words with a full stop between sentences, their pairs, and how many are the first sentence."""
+    tokens = " . ".join(answer.sentences).split(" ")[:_TOKENS]
+    first = min(answer.sentences[0].count(" ") + 1, _TOKENS)
+    return tokens, list(map(" ".join, pairwise(tokens))), first
+
+
+def _beginnings(tokens: Sequence[str]) -> Iterable[str]:
+    return [f"^{' '.join(tokens[:length])}" for length in (1, 2, 3)]

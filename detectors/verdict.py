@@ -7,8 +7,8 @@ then happens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -38,13 +38,18 @@ class RefusalKind(StrEnum):
 class RefusalVerdict:
     """Whether an answer refuses.
 
-    ``score`` is the probability in [0, 1] that a person would call the answer a refusal; ``reason`` names the
-    evidence in one short sentence and never quotes the prompt.
+    ``score`` is the probability in [0, 1] that a person would call the answer a refusal; ``because`` is the ``reason``,
+    or what finds it once somebody asks: hardly any verdict is asked for one.
     """
 
     kind: RefusalKind
     score: float
-    reason: str
+    because: str | Callable[[], str] = field(repr=False, compare=False)
+
+    @property
+    def reason(self) -> str:
+        """The evidence in one short sentence, which never quotes the prompt."""
+        return self.because if isinstance(self.because, str) else self.because()
 
     @property
     def refused(self) -> bool:

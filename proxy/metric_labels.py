@@ -13,7 +13,7 @@ from detectors.verdict import Zone
 from proxy.answers import RefusalForm
 from proxy.budgets import Spent
 from proxy.canary import CanaryResult
-from proxy.errors import UpstreamError
+from proxy.errors import UpstreamCircuitOpen, UpstreamError, UpstreamOverloaded
 from proxy.exchange import Action, Mode
 from proxy.keys import Rejection
 from proxy.ladder import Step
@@ -34,8 +34,12 @@ class Label:
     values: tuple[str, ...] | None
 
 
+_NEVER_SENT = (UpstreamOverloaded, UpstreamCircuitOpen)
+
+
 def _codes(error: type[UpstreamError]) -> Iterator[str]:
-    yield error.code
+    if error not in _NEVER_SENT:
+        yield error.code
     for kind in error.__subclasses__():
         yield from _codes(kind)
 
@@ -70,7 +74,10 @@ LABELS: Mapping[str, Label] = {
         "canary, readiness",
         ("client", "relay", "attempt", "reading", "judge", "canary", "check"),
     ),
-    "code": Label("the error's code, as in OpenAI error bodies", tuple(dict.fromkeys(_codes(UpstreamError)))),
+    "code": Label(
+        "the error's code, as in OpenAI error bodies, of requests that were sent",
+        tuple(dict.fromkeys(_codes(UpstreamError))),
+    ),
     "rass_upstream_retries_total.reason": Label("why it was sent again: a status, or no connection", RETRY_REASONS),
     "rass_upstream_rejected_total.reason": Label(
         "why it was not sent: no place even to wait, too long a wait for one, or an open circuit",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,18 +117,18 @@ Reply = tuple[int, str, dict[str, str]]
 
 
 @pytest.fixture
-async def chat_server() -> AsyncIterator[Callable[[Callable[[dict[str, Any]], Reply]], Awaitable[str]]]:
+def chat_server(
+    start_server: Callable[[web.Application], Awaitable[str]],
+) -> Callable[[Callable[[dict[str, Any]], Reply]], Awaitable[str]]:
     """Start OpenAI-shaped servers that answer by a rule over the request body; each call returns a base URL."""
-    async with AsyncExitStack() as stack:
 
-        async def start(rule: Callable[[dict[str, Any]], Reply]) -> str:
-            return await stack.enter_async_context(_serving(rule))
+    async def start(rule: Callable[[dict[str, Any]], Reply]) -> str:
+        return await start_server(_application(rule))
 
-        yield start
+    return start
 
 
-@asynccontextmanager
-async def _serving(rule: Callable[[dict[str, Any]], Reply]) -> AsyncIterator[str]:
+def _application(rule: Callable[[dict[str, Any]], Reply]) -> web.Application:
     async def complete(request: web.Request) -> web.Response:
         status, text, headers = rule(await request.json())
         if status != 200:
@@ -143,10 +142,4 @@ async def _serving(rule: Callable[[dict[str, Any]], Reply]) -> AsyncIterator[str
     app = web.Application()
     app.router.add_post("/v1/chat/completions", complete)
     app.router.add_get("/v1/models", models)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    return app

@@ -12,8 +12,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,14 @@ from aiohttp import web
 
 from detectors.bundle import load
 from proxy.dependencies import reference_bundle
-from proxy.server import listen, url_of
+from proxy.server import listen
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 REQUIRE = "RASS_REQUIRE_PROMETHEUS"
 LIMIT_S = 60.0
 POLL_S = 0.1
+
+ServerOf = Callable[[web.Application], AbstractAsyncContextManager[str]]
 
 REFUSAL = "I'm sorry, but I can't help with that request."
 ANSWER = "Use the kill command with the number of the process. Look it up with ps first, then check that it has ended."
@@ -239,14 +241,10 @@ def config(folder: Path, proxy: str, model: str) -> Path:
     return path
 
 
-async def observed_traffic(folder: Path, stack: ExitStack) -> Prometheus:
+async def observed_traffic(server_of: ServerOf, folder: Path, stack: ExitStack) -> Prometheus:
     """Start everything, send the traffic twice, and return once Prometheus has seen both rounds and their rates."""
     model = ScriptedModel()
-    runner = web.AppRunner(model.app(), handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    with listen("127.0.0.1", 0) as listener:
-        await web.SockSite(runner, listener).start()
-        upstream = url_of(listener)
+    async with server_of(model.app()) as upstream:
         proxy = f"http://127.0.0.1:{free_port()}"
         command = [sys.executable, "-P", "-m", "proxy.cli", "serve", "--upstream", upstream]
         command += ["--mode", "recover", "--bundle", "reference", "--port", proxy.rpartition(":")[2]]
@@ -265,7 +263,6 @@ async def observed_traffic(folder: Path, stack: ExitStack) -> Prometheus:
             await prometheus.finds(f"sum(rass_requests_total) == {seen}")
         for record in ("over_refused:ratio5m", "attempts_answered:ratio15m", "upstream_errors:ratio5m"):
             await prometheus.finds(f"rass:{record} > 0")
-        await runner.cleanup()
     return prometheus
 
 
@@ -280,10 +277,10 @@ def promtool() -> str:
 
 
 @pytest.fixture(scope="session")
-def prometheus(promtool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def prometheus(promtool: str, server_of: ServerOf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Prometheus with the shipped rules, which has watched a real proxy serve every outcome twice."""
     with ExitStack() as stack:
-        yield asyncio.run(observed_traffic(tmp_path_factory.mktemp("prometheus"), stack))
+        yield asyncio.run(observed_traffic(server_of, tmp_path_factory.mktemp("prometheus"), stack))
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.refusal import TextRefusalDetector, load_weights
 from detectors.refusal_cues import CueFinder
 from detectors.refusal_text import normalize, prepare
-from detectors.refusal_words import heard, word_parts
+from detectors.refusal_words import Wording
 from detectors.verdict import RefusalKind
 
 DETECTOR = TextRefusalDetector()
+WORDING = Wording(load_weights().words, load_weights().english_bias)
 TEXTS = st.text(st.characters(), max_size=400)
 PIECES = st.sampled_from(
     ["I'm sorry, ", "I can't ", "help with that. ", "However, ", "here is how: ", "<think>", "</think>", "```", "\n",
@@ -20,6 +22,8 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 # Without what reaches over the end of a line: code and quotations.
 ASCII = st.text("abI'm sorry. !?:)*]-1\t\n", max_size=300)
+SAID = st.sampled_from(["i", "can't", "the", "to", "help", "you", "1:to", "^to", "and ", ". "])
+ENGLISH = st.lists(SAID, max_size=40).map(" ".join)
 WORDS = ("can", "cannot", "cant", "help", "helping", "i", "in")
 ANSWERS = st.one_of(TEXTS, st.lists(PIECES, max_size=30).map("".join))
 
@@ -66,12 +70,10 @@ def test_ascii_is_read_as_any_other_text(text: str) -> None:
     assert prepare(f"{text}\né").sentences == (*prepare(f"{text}\n").sentences, "é")[:8]
 
 
-@given(ANSWERS)
+@given(st.one_of(ANSWERS, ENGLISH))
 def test_what_is_heard_is_the_sum_of_the_words_parts(text: str) -> None:
-    weights = load_weights()
     answer = prepare(text)
-    parts = word_parts(answer, weights.words, weights.english_bias)
-    assert heard(answer, weights.words, weights.english_bias) == sum(part for _, part in parts)
+    assert WORDING.heard(answer) == pytest.approx(sum(part for _, part in WORDING.parts(answer)), rel=0, abs=1e-12)
 
 
 @given(

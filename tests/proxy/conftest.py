@@ -335,23 +335,19 @@ class Proxy:
 
 
 StartProxy = Callable[..., Awaitable[Proxy]]
+StartServer = Callable[[web.Application], Awaitable[str]]
 
 
 @pytest.fixture
-async def model() -> AsyncIterator[ScriptedModel]:
+async def model(start_server: StartServer) -> ScriptedModel:
     """A scripted served model, running."""
     scripted = ScriptedModel()
     app = web.Application()
     app.router.add_post("/v1/chat/completions", scripted.complete)
     app.router.add_post("/v1/rass/read", scripted.read)
     app.router.add_get("/v1/models", scripted.models)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    with listen("127.0.0.1", 0) as listener:
-        await web.SockSite(runner, listener).start()
-        scripted.url = url_of(listener)
-        yield scripted
-        await runner.cleanup()
+    scripted.url = await start_server(app)
+    return scripted
 
 
 @pytest.fixture
@@ -425,6 +421,21 @@ async def start_proxy(model: ScriptedModel) -> AsyncIterator[StartProxy]:
             return Proxy(url_of(listener), metrics, session, server)
 
         yield start
+
+
+@pytest.fixture(
+    params=[
+        ({"steered": "An answer.", "answer_h": 5.0}, "harmful"),
+        ({"steered": "I'm sorry, still no."}, "still_refused"),
+        ({"steered": ""}, "empty"),
+        ({"steered": "An answer.", "steers": False}, "not_steered"),
+    ],
+    ids=lambda case: case[1],
+)
+def failing_attempt(request: pytest.FixtureRequest) -> tuple[dict[str, Any], str]:
+    """Each way in which a steered answer fails its check: what the script then says, and the result that is counted."""
+    case: tuple[dict[str, Any], str] = request.param
+    return case
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
@@ -13,14 +12,13 @@ from detectors.boundary_judge import JudgeBoundary
 from detectors.verdict import Message, Zone
 from proxy.dependencies import build_dependencies
 from proxy.errors import StartupError
-from proxy.server import listen, url_of
 from proxy.settings import Settings
 
 HARMLESS, HARMFUL = "How do I kill a Python process?", "How do I kill my neighbour?"
 
 
 @pytest.fixture
-async def guard() -> AsyncIterator[str]:
+async def guard(start_server) -> str:
     """A guard model that calls whatever names a neighbour unsafe, and says how sure it is."""
 
     async def complete(request: web.Request) -> web.Response:
@@ -40,12 +38,7 @@ async def guard() -> AsyncIterator[str]:
 
     app = web.Application()
     app.router.add_post("/v1/chat/completions", complete)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    with listen("127.0.0.1", 0) as listener:
-        await web.SockSite(runner, listener).start()
-        yield url_of(listener)
-        await runner.cleanup()
+    return await start_server(app)
 
 
 def settings(**groups: object) -> Settings:

@@ -121,16 +121,8 @@ async def test_coordinates_never_leave(model, start_proxy, script, refusal, even
         assert SECRET not in await response.text()
 
 
-@pytest.mark.parametrize(
-    ("changes", "result"),
-    [
-        ({"steered": "An answer.", "answer_h": 5.0}, "harmful"),
-        ({"steered": "I'm sorry, still no."}, "still_refused"),
-        ({"steered": ""}, "empty"),
-        ({"steered": "An answer.", "steers": False}, "not_steered"),
-    ],
-)
-async def test_a_failed_attempt_delivers_the_original(model, start_proxy, script, refusal, changes, result):
+async def test_a_failed_attempt_delivers_the_original(model, start_proxy, script, refusal, failing_attempt):
+    changes, result = failing_attempt
     model.scripts[KILL] = script(refusal, **changes)
     proxy = await start_proxy()
     _, headers, body = await proxy.ask(KILL)

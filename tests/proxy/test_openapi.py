@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 
 from proxy.openapi import openapi_document
 from proxy.relayed_path import RelayedPath
-from proxy.server import listen, url_of
 from proxy.settings.operation import RelaySettings
 
 DOCUMENT = openapi_document([RelayedPath.parse(text) for text in RelaySettings().paths])
@@ -19,7 +18,7 @@ FEW = settings(max_examples=8, deadline=None, database=None, suppress_health_che
 
 
 @pytest.fixture
-async def strict_upstream():
+async def strict_upstream(start_server):
     """Refuses everything, as a served model does with requests that are no good."""
 
     async def refuse(request):
@@ -28,12 +27,7 @@ async def strict_upstream():
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", refuse)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    with listen("127.0.0.1", 0) as listener:
-        await web.SockSite(runner, listener).start()
-        yield url_of(listener)
-        await runner.cleanup()
+    return await start_server(app)
 
 
 async def test_the_document_is_served_and_needs_nothing_from_elsewhere(start_proxy):

@@ -13,7 +13,6 @@ from aiohttp import web
 from detectors.verdict import Message, Zone
 from proxy.dependencies import build_dependencies
 from proxy.errors import StartupError
-from proxy.server import listen, url_of
 from proxy.settings import Settings
 
 TURNS = [Message("user", "How do I kill a process?")]
@@ -43,18 +42,13 @@ class Vllm:
 
 
 @pytest.fixture
-async def vllm():
+async def vllm(start_server):
     running = Vllm()
     app = web.Application()
     app.router.add_post("/tokenize", running.tokenize)
     app.router.add_post("/v1/completions", running.complete)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    with listen("127.0.0.1", 0) as listener:
-        await web.SockSite(runner, listener).start()
-        running.url = url_of(listener)
-        yield running
-        await runner.cleanup()
+    running.url = await start_server(app)
+    return running
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.server import listen, url_of
 from proxy.stream import SseParser
 
 RELAXED = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -53,17 +52,12 @@ class Engine:
 
 
 @pytest.fixture
-async def engine():
+async def engine(start_server):
     made = Engine()
     app = web.Application(client_max_size=2**26)
     app.router.add_route("*", "/{path:.*}", made.answer)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    with listen("127.0.0.1", 0) as listener:
-        await web.SockSite(runner, listener).start()
-        made.url = url_of(listener)
-        yield made
-        await runner.cleanup()
+    made.url = await start_server(app)
+    return made
 
 
 @pytest.fixture

@@ -50,24 +50,16 @@ class Backend:
 
 
 @pytest.fixture
-async def backends() -> AsyncIterator[tuple[Backend, Backend]]:
+async def backends(start_server) -> list[Backend]:
     """Two served models: the default one and another."""
-    async with AsyncExitStack() as stack:
-        made = []
-        for name, models in (("first", ["a-1", "b-1"]), ("second", ["b-1", "b-2", "c-1"])):
-            backend = Backend(name, models)
-            app = web.Application()
-            app.router.add_post("/v1/chat/completions", backend.complete)
-            app.router.add_get("/v1/models", backend.list)
-            app.router.add_get("/v1/models/{model}", backend.one)
-            listener = stack.enter_context(listen("127.0.0.1", 0))
-            runner = web.AppRunner(app, shutdown_timeout=0.1)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            await web.SockSite(runner, listener).start()
-            backend.url = url_of(listener)
-            made.append(backend)
-        yield made[0], made[1]
+    made = [Backend("first", ["a-1", "b-1"]), Backend("second", ["b-1", "b-2", "c-1"])]
+    for backend in made:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", backend.complete)
+        app.router.add_get("/v1/models", backend.list)
+        app.router.add_get("/v1/models/{model}", backend.one)
+        backend.url = await start_server(app)
+    return made
 
 
 @pytest.fixture

@@ -75,16 +75,8 @@ async def test_a_refusal_that_nobody_expected_is_recovered_with_one_reading(mode
     assert proxy.total("rass_zones_total", zone="benign") == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "result"),
-    [
-        ({"steered": "An answer.", "answer_h": 5.0}, "harmful"),
-        ({"steered": "I'm sorry, still no."}, "still_refused"),
-        ({"steered": ""}, "empty"),
-        ({"steered": "An answer.", "steers": False}, "not_steered"),
-    ],
-)
-async def test_a_steered_answer_that_fails_its_check_is_dropped(model, start_proxy, script, refusal, changes, result):
+async def test_a_steered_answer_that_fails_its_check_is_dropped(model, start_proxy, script, refusal, failing_attempt):
+    changes, result = failing_attempt
     model.scripts[KILL] = script(refusal, **changes, **ABOUT_TO_REFUSE)
     proxy = await start_proxy(Mode.STEER)
     _, headers, body = await proxy.ask(KILL)

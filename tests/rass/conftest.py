@@ -24,13 +24,16 @@ from rass.scoring import Outcome
 
 SPECIAL = ("<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 TEMPLATE = (
-    "<|bos|>{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{{ '<|bos|>' }}{% for message in messages %}"
+    "{% if message['role'] in ['system', 'developer'] %}{{ '<|system|>' }}"
+    "{% elif message['role'] == 'assistant' %}{{ '<|assistant|>' }}{% else %}{{ '<|user|>' }}{% endif %}"
+    "{{ message['content'] }}{{ '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer without merges: every byte is a token."""
+    """A byte-level tokenizer without merges: every byte is a token, so a character beyond ASCII is several."""
     vocabulary = {token: index for index, token in enumerate(SPECIAL)}
     for character in sorted(pre_tokenizers.ByteLevel.alphabet()):
         vocabulary[character] = len(vocabulary)
@@ -43,23 +46,32 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def tiny_llama(layers: int = 4, width: int = 32, seed: int = 0) -> LlamaForCausalLM:
-    """A random Llama that fits the tokenizer; its weights are large enough that answers differ."""
+def tiny_llama(*, seed: int = 0, **changes: float) -> LlamaForCausalLM:
+    """A random Llama of four layers that fits the tokenizer; its weights are large enough that answers differ.
+
+    Keyword arguments change its configuration.
+    """
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(SPECIAL) + 256,
-        hidden_size=width,
-        intermediate_size=2 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        bos_token_id=0,
-        eos_token_id=4,
-        pad_token_id=4,
-    )
-    return LlamaForCausalLM(config)
+    config: dict[str, float] = {
+        "vocab_size": len(SPECIAL) + 256,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 256,
+        "initializer_range": 0.3,
+        "bos_token_id": 0,
+        "eos_token_id": 4,
+        "pad_token_id": 4,
+    }
+    return LlamaForCausalLM(LlamaConfig(**(config | changes)))
+
+
+@pytest.fixture(scope="session")
+def make_llama() -> Callable[..., LlamaForCausalLM]:
+    """Return ``tiny_llama``."""
+    return tiny_llama
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -63,6 +64,31 @@ def held(proxy, model, refusal, eventually) -> Callable[[Conversation], Awaitabl
         assert turns[1]["tool_calls"][0]["id"] == turns[2]["tool_call_id"] == "call_1"
 
     return check
+
+
+@pytest.fixture
+def held_in_openais_form(held, prompts, weather_tool, degrees) -> Callable[..., Awaitable[None]]:
+    """Holds the conversations through a client whose messages have OpenAI's form, and checks what came of them.
+
+    ``ask(messages, **options)`` returns the answer's message; ``as_turn`` makes of it what the API takes back.
+    """
+
+    async def hold(ask: Callable[..., Awaitable[Any]], as_turn: Callable[[Any], dict[str, Any]]) -> None:
+        over_refused, harmful, weather = ([{"role": "user", "content": prompt}] for prompt in prompts)
+        called = await ask(weather, tools=[weather_tool])
+        (call,) = called.tool_calls
+        turns = [*weather, as_turn(called), {"role": "tool", "tool_call_id": call.id, "content": degrees}]
+        await held(
+            {
+                "recovered": (await ask(over_refused)).content,
+                "refused": (await ask(harmful)).content,
+                "tool": call.function.name,
+                "arguments": json.loads(call.function.arguments),
+                "answer": (await ask(turns, tools=[weather_tool])).content,
+            }
+        )
+
+    return hold
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 # litellm warns about its own use of pydantic and leaves its sessions to the garbage collector.
@@ -15,7 +13,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_conversations(need_package, proxy, held, prompts, weather_tool, degrees, stream, monkeypatch):
+async def test_conversations(need_package, proxy, held_in_openais_form, stream, monkeypatch):
     need_package("mcp")  # litellm's client imports it as soon as a request offers tools, and does not ask for it
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # its price list is fetched otherwise
     import litellm
@@ -34,16 +32,4 @@ async def test_conversations(need_package, proxy, held, prompts, weather_tool, d
             answer = litellm.stream_chunk_builder([chunk async for chunk in answer])
         return answer.choices[0].message
 
-    over_refused, harmful, weather = ([{"role": "user", "content": prompt}] for prompt in prompts)
-    called = await ask(weather, tools=[weather_tool])
-    (call,) = called.tool_calls
-    turns = [*weather, called.model_dump(), {"role": "tool", "tool_call_id": call.id, "content": degrees}]
-    await held(
-        {
-            "recovered": (await ask(over_refused)).content,
-            "refused": (await ask(harmful)).content,
-            "tool": call.function.name,
-            "arguments": json.loads(call.function.arguments),
-            "answer": (await ask(turns, tools=[weather_tool])).content,
-        }
-    )
+    await held_in_openais_form(ask, lambda message: message.model_dump())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import openai
 import pytest
 
@@ -15,7 +13,7 @@ async def client(proxy):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_conversations(client, held, prompts, weather_tool, degrees, stream):
+async def test_conversations(client, held_in_openais_form, stream):
     async def ask(messages, **options):
         """Return a message as the API takes it back."""
         if not stream:
@@ -24,19 +22,7 @@ async def test_conversations(client, held, prompts, weather_tool, degrees, strea
         async with client.chat.completions.stream(model="scripted", messages=messages, **options) as events:
             return (await events.get_final_completion()).choices[0].message
 
-    over_refused, harmful, weather = ([{"role": "user", "content": prompt}] for prompt in prompts)
-    called = await ask(weather, tools=[weather_tool])
-    (call,) = called.tool_calls
-    turns = [*weather, called.to_dict(), {"role": "tool", "tool_call_id": call.id, "content": degrees}]
-    await held(
-        {
-            "recovered": (await ask(over_refused)).content,
-            "refused": (await ask(harmful)).content,
-            "tool": call.function.name,
-            "arguments": json.loads(call.function.arguments),
-            "answer": (await ask(turns, tools=[weather_tool])).content,
-        }
-    )
+    await held_in_openais_form(ask, lambda message: message.to_dict())
 
 
 async def test_errors_are_the_clients_own(client, prompts):

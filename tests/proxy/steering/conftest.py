@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,6 @@ import pytest
 from aiohttp import web
 
 from detectors.bundle import Bundle
-from proxy.server import listen, url_of
 
 
 @pytest.fixture
@@ -98,16 +97,11 @@ class Engine:
 
 
 @pytest.fixture
-async def engine(bundle: Bundle) -> AsyncIterator[Engine]:
+async def engine(bundle: Bundle, start_server: Callable[[web.Application], Awaitable[str]]) -> Engine:
     """A running engine that has the bundle's vectors loaded."""
     running = Engine(loaded={bundle.vector_id(name) for name in bundle.manifest.vectors})
     app = web.Application()
     app.router.add_post("/v1/chat/completions", running.complete)
     app.router.add_get("/v1/models", running.list_models)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    with listen("127.0.0.1", 0) as listener:
-        await web.SockSite(runner, listener).start()
-        running.url = url_of(listener)
-        yield running
-        await runner.cleanup()
+    running.url = await start_server(app)
+    return running

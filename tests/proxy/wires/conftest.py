@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from proxy.server import listen, url_of
-
 REFUSED = "I'm sorry, but I cannot help with that."
 
 
@@ -67,17 +65,12 @@ class RawModel:
 
 
 @pytest.fixture
-async def raw():
+async def raw(start_server):
     model = RawModel()
     app = web.Application()
     app.router.add_post("/{path:.*}", model.answer)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    with listen("127.0.0.1", 0) as listener:
-        await web.SockSite(runner, listener).start()
-        model.url = url_of(listener)
-        yield model
-        await runner.cleanup()
+    model.url = await start_server(app)
+    return model
 
 
 @pytest.fixture

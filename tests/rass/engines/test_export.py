@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from detectors import bundle_writer
-from detectors.bundle import Bundle, load
+from detectors.bundle import Bundle
 from detectors.dialects import DialectName
-from detectors.manifest import (
-    LanguageSteering,
-    Manifest,
-    ModelIdentity,
-    ProbePosition,
-    ProbeSpec,
-    Provenance,
-    SteeringForm,
-    SteeringPlan,
-    SteeringSpan,
-    Validation,
-    VectorSpec,
-    Zones,
-    ZoneTable,
-    ZoneThresholds,
-)
+from detectors.manifest import SteeringForm, SteeringSpan
 from rass.cli import main
 from rass.engines.export import export_vectors
 from rass.errors import InputError
@@ -36,34 +19,11 @@ WIDTH, LAYERS = 8, 5
 
 
 @pytest.fixture
-def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
+def make_bundle(make_adding_bundle: Callable[..., Bundle]) -> Callable[..., Bundle]:
     """Make a bundle of one vector on the given layers."""
 
-    def make(
-        form: SteeringForm = SteeringForm.ADD,
-        span: SteeringSpan = SteeringSpan.EVERY_TOKEN,
-        layers: tuple[int, ...] = (1, 3),
-    ) -> Bundle:
-        rows = np.random.default_rng(7).normal(size=(len(layers), WIDTH))
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        weight = np.ones(WIDTH, dtype=np.float32)
-        manifest = Manifest(
-            created="2025-01-31",
-            model=ModelIdentity("tiny", "r1", WIDTH, LAYERS, "residual stream after block l, 0-based"),
-            provenance=Provenance("build-vectors --seed 3", 3, "0.1.0", {}),
-            languages=("en",),
-            vectors={"refusal-en": VectorSpec("refusal-en", "en", layers, 3.0, 0.1)},
-            steering=SteeringPlan(form, span, (0.5, 2.0), {"en": LanguageSteering("refusal-en", 2.0, 0.5)}),
-            probes={"h": ProbeSpec((2,), ProbePosition.ANSWER_START)},
-            zones=Zones(0.01, ZoneTable({}, ZoneThresholds(-4.0, 0.0)), None),
-            limits={},
-            validation=Validation(True, "report", {}),
-        )
-        vectors = {"refusal-en": rows.astype(np.float32)}
-        bundle_writer.write(
-            tmp_path / "bundle", manifest, vectors=vectors, probes={"h": (weight, 0.0)}, card="# Card\n"
-        )
-        return load(tmp_path / "bundle")
+    def make(layers: tuple[int, ...] = (1, 3), **steering: SteeringForm | SteeringSpan) -> Bundle:
+        return make_adding_bundle(vectors={"refusal-en": layers}, **steering)
 
     return make
 

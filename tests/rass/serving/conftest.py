@@ -14,159 +14,77 @@ import numpy as np
 import pytest
 import torch
 from fastapi import FastAPI
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from detectors import bundle_writer
-from detectors.bundle import Bundle
+from detectors.bundle import Bundle, FloatArray
 from detectors.bundle import load as load_bundle
-from detectors.manifest import (
-    LanguageSteering,
-    Manifest,
-    ModelIdentity,
-    ProbePosition,
-    ProbeSpec,
-    Provenance,
-    SteeringForm,
-    SteeringPlan,
-    SteeringSpan,
-    Validation,
-    VectorSpec,
-    Zones,
-    ZoneTable,
-    ZoneThresholds,
-)
+from detectors.manifest import Manifest
 from rass.serving.app import create_app
 from rass.serving.engine import Engine, EngineSettings
 from rass.serving.loading import ServedModel
 from rass.serving.plans import RowPlan
 
-SPECIAL = ("<|bos|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
-TEMPLATE = (
-    "{{ '<|bos|>' }}{% for message in messages %}"
-    "{% if message['role'] in ['system', 'developer'] %}{{ '<|system|>' }}"
-    "{% elif message['role'] == 'assistant' %}{{ '<|assistant|>' }}{% else %}{{ '<|user|>' }}{% endif %}"
-    "{{ message['content'] }}{{ '<|end|>' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
-)
 LAYERS, WIDTH, CONTEXT = 4, 32, 512
 REVISION = "0123456789abcdef"
+GREEDY = GenerationConfig(do_sample=False, eos_token_id=4, pad_token_id=4)
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Every byte is a token, so that every character beyond ASCII comes in several tokens."""
-    vocabulary = {token: index for index, token in enumerate(SPECIAL)}
-    for character in sorted(pre_tokenizers.ByteLevel.alphabet()):
-        vocabulary[character] = len(vocabulary)
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIAL))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|bos|>", eos_token="<|end|>")
-    fast.chat_template = TEMPLATE
-    return fast
-
-
-def random_llama(*, key_value_heads: int = 2) -> LlamaForCausalLM:
-    """A random Llama with weights large enough that every prompt gets an answer of its own."""
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=len(SPECIAL) + 256,
-        hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=key_value_heads,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.4,
-        bos_token_id=0,
-        eos_token_id=4,
-        pad_token_id=4,
-    )
-    model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=4, pad_token_id=4)
-    return model
-
-
-def saying_llama(token_ids: Sequence[int]) -> LlamaForCausalLM:
-    """A Llama that answers with the given tokens, all different, and then ends: each token's successor is wired in."""
-    size = len(SPECIAL) + 256
-    config = LlamaConfig(
-        vocab_size=size,
+def saying_llama(
+    make_llama: Callable[..., LlamaForCausalLM], tokenizer: PreTrainedTokenizerFast, text: str
+) -> LlamaForCausalLM:
+    """A Llama that answers with a text, whose bytes all differ, and then ends: each token's successor is wired in."""
+    size = len(tokenizer)
+    model = make_llama(
         hidden_size=size + size % 2,
         intermediate_size=2,
         num_hidden_layers=1,
         num_attention_heads=1,
+        num_key_value_heads=1,
         max_position_embeddings=CONTEXT,
-        bos_token_id=0,
-        eos_token_id=4,
-        pad_token_id=4,
     )
-    model = LlamaForCausalLM(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
         model.model.embed_tokens.weight[range(size), range(size)] = 1.0
         model.model.norm.weight.fill_(1.0)
-        chain = [SPECIAL.index("<|assistant|>"), *token_ids, SPECIAL.index("<|end|>")]
+        chain = tokenizer.encode(f"<|assistant|>{text}<|end|>", add_special_tokens=False)
         for token, successor in pairwise(chain):
             model.lm_head.weight[successor, token] = 1.0
-    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=4, pad_token_id=4)
     return model
 
 
-def write_bundle(folder: Path, *, revision: str = REVISION, model_id: str = "tiny", asks: bool = False) -> Bundle:
-    """Write a bundle for the random model: two vectors on different layers, three probes, or four where it asks."""
-    random = np.random.default_rng(3)
-    rows = {"refusal-en": (1,), "refusal-zh": (1, 2)}
-    units = {name: random.normal(size=(len(layers), WIDTH)) for name, layers in rows.items()}
-    vectors = {
-        name: (unit / np.linalg.norm(unit, axis=1, keepdims=True)).astype(np.float32) for name, unit in units.items()
-    }
-    names = ("h", "rho", "answer_h", "asked_h")[: 4 if asks else 3]
-    probes = {name: (random.normal(size=2 * WIDTH).astype(np.float32), 0.25) for name in names}
-    table = ZoneTable({"en": ZoneThresholds(-1.0, 1.0)}, ZoneThresholds(-2.0, 0.5))
-    manifest = Manifest(
-        created="2026-01-01",
-        model=ModelIdentity(model_id, revision, WIDTH, LAYERS, "residual stream after block l, 0-based"),
-        provenance=Provenance("test", 0, "0.1.0", {}),
-        languages=("en", "zh"),
-        vectors={name: VectorSpec(name, name[-2:], layers, 3.0, 0.2) for name, layers in rows.items()},
-        steering=SteeringPlan(
-            SteeringForm.ADD,
-            SteeringSpan.ONWARD,
-            (1.0, 2.0),
-            {"en": LanguageSteering("refusal-en", 2.0, None), "zh": LanguageSteering("refusal-zh", 1.0, None)},
-        ),
-        probes={
-            "h": ProbeSpec((1, 2), ProbePosition.ANSWER_START),
-            "rho": ProbeSpec((0, 3), ProbePosition.TEMPLATE_END),
-            "answer_h": ProbeSpec((1, 2), ProbePosition.QUESTION_END),
-            **({"asked_h": ProbeSpec((0, 2), ProbePosition.QUESTION_END, 0.25)} if asks else {}),
-        },
-        zones=Zones(0.01, table, table),
-        limits={},
-        validation=Validation(True, "report", {}),
-        questions={"en": "bad?"},
-    )
-    bundle_writer.write(folder, manifest, vectors=vectors, probes=probes, card="# Card\n")
-    return load_bundle(folder)
+@pytest.fixture(scope="session")
+def make_bundle(
+    make_manifest: Callable[..., Manifest],
+    draw_directions: Callable[[Manifest, np.random.Generator], dict[str, FloatArray]],
+) -> Callable[..., Bundle]:
+    """Make a bundle for the random model: two vectors on different layers, three probes, or four where it asks."""
+
+    def make(folder: Path, *, revision: str = REVISION, asks: bool = False) -> Bundle:
+        layers = {"h": (1, 2), "rho": (0, 3), "answer_h": (1, 2), **({"asked_h": (0, 2)} if asks else {})}
+        vectors = {"refusal-en": (1,), "refusal-zh": (1, 2)}
+        manifest = make_manifest(width=WIDTH, layers=LAYERS, revision=revision, vectors=vectors, probes=layers)
+        random = np.random.default_rng(3)
+        directions = draw_directions(manifest, random)
+        probes = {name: (random.normal(size=2 * WIDTH).astype(np.float32), 0.25) for name in layers}
+        bundle_writer.write(folder, manifest, vectors=directions, probes=probes, card="# Card\n")
+        return load_bundle(folder)
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
-    return byte_tokenizer()
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
+def bundle(make_bundle: Callable[..., Bundle], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
 
 
 @pytest.fixture
-def served(tokenizer: PreTrainedTokenizerFast) -> ServedModel:
+def served(make_llama: Callable[..., LlamaForCausalLM], tokenizer: PreTrainedTokenizerFast) -> ServedModel:
     """The random model. A fresh one each time, because an engine hooks it."""
-    return ServedModel.wrap(random_llama(), tokenizer, names=("tiny", "alias"), revision=REVISION)
+    model = make_llama(seed=1, num_key_value_heads=2, max_position_embeddings=CONTEXT, initializer_range=0.4)
+    model.generation_config = GREEDY
+    return ServedModel.wrap(model, tokenizer, names=("tiny", "alias"), revision=REVISION)
 
 
 StartEngine = Callable[..., AbstractAsyncContextManager[Engine]]
@@ -192,12 +110,15 @@ def generate() -> Generate:
 
 
 @pytest.fixture
-def saying(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], ServedModel]:
+def saying(
+    make_llama: Callable[..., LlamaForCausalLM], tokenizer: PreTrainedTokenizerFast
+) -> Callable[[str], ServedModel]:
     """Return a function that makes a model which answers everything with one text, whose bytes all differ."""
 
     def make(text: str) -> ServedModel:
-        token_ids = tokenizer.encode(text, add_special_tokens=False)
-        return ServedModel.wrap(saying_llama(token_ids), tokenizer, names=("saying",), revision=REVISION)
+        model = saying_llama(make_llama, tokenizer, text)
+        model.generation_config = GREEDY
+        return ServedModel.wrap(model, tokenizer, names=("saying",), revision=REVISION)
 
     return make
 
@@ -220,12 +141,6 @@ def until() -> Callable[..., Awaitable[None]]:
                 await asyncio.sleep(0.005)
 
     return wait
-
-
-@pytest.fixture
-def make_bundle() -> Callable[..., Bundle]:
-    """Return ``write_bundle``."""
-    return write_bundle
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,6 @@ import pytest
 from aiohttp import web
 
 from proxy.metrics import Metrics
-from proxy.server import listen, url_of
 from proxy.settings.upstream import UpstreamSettings
 from proxy.upstream.protocol import UpstreamResponse
 
@@ -77,18 +76,13 @@ class ScriptedProvider:
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[ScriptedProvider]:
+async def provider(start_server: Callable[[web.Application], Awaitable[str]]) -> ScriptedProvider:
     """A scripted provider, running."""
     scripted = ScriptedProvider()
     app = web.Application()
     app.router.add_post("/{path:.*}", scripted.answer)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    with listen("127.0.0.1", 0) as listener:
-        await web.SockSite(runner, listener).start()
-        scripted.url = url_of(listener)
-        yield scripted
-        await runner.cleanup()
+    scripted.url = await start_server(app)
+    return scripted
 
 
 @dataclass
