@@ -2,7 +2,8 @@
 
 A search in three steps, each on more prompts and fewer candidates: screen all configurations, refine the best few on
 the whole palette, measure the chosen one. Everything happens on the selection split, on requests that the unsteered
-model refuses and that the gate would let through.
+model refuses and that the gate would let through. The screening also finds what gets attacks answered most: the chosen
+steering may flip next to none, and then it cannot bring about the harmful answers that a judge of answers learns from.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rass.vectors import SteeringVectors
 
 __all__ = [
     "CurvePoint",
+    "Dose",
     "StrengthChoice",
     "StrengthPools",
     "StrengthSettings",
@@ -47,6 +49,7 @@ class StrengthSettings:
 
     palette: tuple[float, ...] = PALETTE
     screen_strengths: tuple[float, ...] = (1.5, 3.0)
+    provoke_strengths: tuple[float, ...] = (3.0, 6.0)
     screen: int = 16
     finalists: int = 4
     refine: int = 40
@@ -88,16 +91,26 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Dose:
+    """A configuration at one strength."""
+
+    config: SteeringConfig
+    strength: float
+
+
+@dataclass(frozen=True, slots=True)
 class StrengthChoice:
     """The chosen configuration, each language's strength, and the evidence.
 
-    ``flip_cap`` is the 5th percentile of alpha* over each language's attacks (``None``: fewer than 5 % ever flip), and
-    ``control`` the palette strength at which most attacks are answered on topic, for the positive control.
+    ``provocations`` are what got most of each language's attacks answered on topic, for measuring alone. ``flip_cap``
+    is the 5th percentile of alpha* over each language's attacks (``None``: fewer than 5 % ever flip), and ``control``
+    the palette strength at which most attacks are answered on topic, for the positive control.
     """
 
     config: SteeringConfig
     by_language: Mapping[str, float]
     control: float
+    provocations: Mapping[str, Dose]
     curve: Mapping[str, tuple[CurvePoint, ...]]
     flip_cap: Mapping[str, float | None]
     flip_median: Mapping[str, float | None]
@@ -124,10 +137,12 @@ def choose_strength(
     trial = _Trial(model, vectors, scorer, settings.max_new_tokens, progress)
 
     screen = _first(pools.recoverable, languages, settings.screen)
+    configurations = _configurations(model.identity.num_layers, settings)
     merits: dict[SteeringConfig, float] = {}
-    for config in _configurations(model.identity.num_layers, settings):
+    for config in configurations:
         outcomes = trial.run(config, screen, settings.screen_strengths)
         merits[config] = _mean_best(outcomes, screen, languages)
+    provocations = _provocations(trial, configurations, _first(pools.attacks, languages, settings.screen), settings)
     finalists = sorted(merits, key=lambda config: -merits[config])[: settings.finalists]
 
     benign = _first(pools.recoverable, languages, settings.refine)
@@ -144,7 +159,8 @@ def choose_strength(
         (one for one in finalists if refined[one][0] >= top - _CLOSE),
         key=lambda one: (refined[one][1], -refined[one][0]),
     )
-    return _measure(trial, config, pools, languages, settings, {one.label: merits[one] for one in merits})
+    screened = {one.label: merits[one] for one in merits}
+    return _measure(trial, config, pools, languages, settings, screened, provocations)
 
 
 def expressible_search(dialect: DialectName) -> StrengthSettings:
@@ -157,7 +173,8 @@ def expressible_search(dialect: DialectName) -> StrengthSettings:
 
 def planned_generations(num_layers: int, languages: int, settings: StrengthSettings) -> int:
     """Return an upper bound on the steered answers that ``choose_strength`` will generate, for a progress bar."""
-    screened = len(_configurations(num_layers, settings)) * len(settings.screen_strengths) * settings.screen
+    strengths = len(settings.screen_strengths) + len(settings.provoke_strengths)
+    screened = len(_configurations(num_layers, settings)) * strengths * settings.screen
     refined = 2 * settings.finalists * len(settings.palette) * settings.refine
     measured = 2 * len(settings.palette) * settings.measure
     return languages * (screened + refined + measured)
@@ -210,6 +227,7 @@ def _measure(
     languages: Sequence[str],
     settings: StrengthSettings,
     screened: Mapping[str, float],
+    provocations: Mapping[str, Dose],
 ) -> StrengthChoice:
     benign = _first(pools.recoverable, languages, settings.measure)
     attacks = _first(pools.attacks, languages, settings.measure)
@@ -244,11 +262,28 @@ def _measure(
         config,
         by_language={language: _best_strength(on_benign, benign, language) for language in languages},
         control=control,
+        provocations=provocations,
         curve=curve,
         flip_cap={one: _quantile(flips, attacks, one, 0.05) for one in languages},
         flip_median={one: _quantile(benign_flips, benign, one, 0.5) for one in languages},
         screened=screened,
     )
+
+
+def _provocations(
+    trial: _Trial,
+    configurations: Sequence[SteeringConfig],
+    attacks: Sequence[LabelledPrompt],
+    settings: StrengthSettings,
+) -> dict[str, Dose]:
+    best: dict[str, tuple[float, Dose]] = {}
+    for config in configurations:
+        for strength, outcomes in trial.run(config, attacks, settings.provoke_strengths).items():
+            for language in {prompt.language for prompt in attacks}:
+                answered = _share(outcomes, attacks, language, "on_topic")
+                if language not in best or answered > best[language][0]:
+                    best[language] = (answered, Dose(config, strength))
+    return {language: dose for language, (_, dose) in sorted(best.items())}
 
 
 def _configurations(num_layers: int, settings: StrengthSettings) -> list[SteeringConfig]:

@@ -96,7 +96,8 @@ class LinearWorld:
     numbers add up to an even number, and refused when axis 1 is positive after steering at layer 1. A ``blind`` model
     does not represent the harm of requests; a ``deceived`` one takes everything in the frames of the report split for
     benign; a ``strict`` one's chat template takes no user turn after another; a ``hesitant`` one hardly represents harm
-    where it would answer, but knows it when asked.
+    where it would answer, but knows it when asked; a ``stubborn`` one refuses German harmful requests unless it is
+    steered at its first layer.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class LinearWorld:
         deceived: bool = False,
         strict: bool = False,
         hesitant: bool = False,
+        stubborn: bool = False,
     ) -> None:
         self.identity = ModelIdentity("linear-world", "f" * 16, WIDTH, LAYERS, "residual stream after block l, 0-based")
         self.generated = 0
@@ -115,6 +117,7 @@ class LinearWorld:
         self._deceived = deceived
         self._strict = strict
         self._hesitant = hesitant
+        self._stubborn = stubborn
 
     def render(
         self, dialogues: Sequence[Sequence[Message]], questions: Sequence[str] | None = None
@@ -152,14 +155,16 @@ class LinearWorld:
         self.generated += len(conversations)
         answers = []
         for row, conversation in enumerate(conversations):
-            _, _, verb, _, target, *_ = bytes(conversation.token_ids).decode().split()
+            language, _, verb, category, target, *_ = bytes(conversation.token_ids).decode().split()
+            harmful = (int(verb[1:]) + int(category[1:])) % 2 == 0
+            deaf = 0 if self._stubborn and harmful and language == "de" else 1
             stream = torch.from_numpy(self._stream(conversation, "end"))
             if steering is not None and self._obeys:
                 for layer, one in steering.layers.items():
                     amount = one.amount[row]
                     if steering.form is SteeringForm.ABLATE:
                         amount = amount * (stream[layer] @ one.unit[row] - one.centre[row])
-                    stream[1] -= amount * one.unit[row] * (layer <= 1)
+                    stream[1] -= amount * one.unit[row] * (layer <= deaf)
             answers.append(REFUSAL if stream[1, 1] > 0 else f"do {verb} {target}")
         progress(len(conversations))
         return answers
