@@ -205,7 +205,17 @@ def call(tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 BASELINES = {"n-grams, contrast pairs", "n-grams, both"}
 
 
-def test_command(call: Callable[..., int], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(
+    call: Callable[..., int],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def well_apart(examples: Sequence[Example], *_: object) -> npt.NDArray[np.float64]:
+        return separated(list(examples))
+
+    monkeypatch.setattr("rass.detector_training.boundary_train.cross_fit", well_apart)
     out = tmp_path / "out"
     assert call("--data", str(tmp_path / "none"), "--out", str(out)) == 2
     assert call("--data", str(data), "--out", str(out), "--seeds", "0") == 2
