@@ -78,6 +78,7 @@ def _train(args: argparse.Namespace) -> int:
     from rass.detector_training.boundary_score import held_out_pairs
     from rass.detector_training.boundary_train import (
         FALSE_OPEN,
+        Calibration,
         calibrate,
         cross_fit,
         finish,
@@ -104,16 +105,20 @@ def _train(args: argparse.Namespace) -> int:
     say("cross-fitting for calibration, thresholds and topics that were not learnt")
     out_of_fold = cross_fit(data.examples, encoder, TrainingSettings(epochs=args.epochs), say)
     held_out = held_out_pairs(data.examples, out_of_fold)
-    threshold = None
+    found: Calibration | None = None
+    threshold: float | None = None
+    reasons: list[str] = []
     try:
-        found = calibrate(data.examples, out_of_fold)
+        calibration = found = calibrate(data.examples, out_of_fold)
     except StageError as error:
-        found, reasons = None, [str(error)]
+        reasons = [str(error)]
     else:
-        kept.thresholds = threshold_json(shares := out_of_fold_share(data.examples, out_of_fold, found))
+        shares = out_of_fold_share(data.examples, out_of_fold, calibration)
+        kept.thresholds = threshold_json(shares)
         print(threshold_table(shares), end="\n\n", flush=True)
         # In the unit of raw logits, which is what the rows are scored in; the yardstick is English.
-        threshold = (found.zones.by_language["en"].benign_below - found.offset) / found.scale
+        english = calibration.zones.by_language["en"]
+        threshold = (english.benign_below - calibration.offset) / calibration.scale
     with tempfile.TemporaryDirectory() as scratch:
         first = Path(scratch) / "0"
         for seed in range(args.seeds):

@@ -143,14 +143,9 @@ def table(rows: Sequence[Row]) -> str:
     """Return the figures as text: a line for each classifier, then AUCs by kind, language and topic, a column each."""
     lines = ["yardstick: AUC; recall at the best threshold and at its own; harmful ones called benign at its own"]
     for number, row in enumerate(rows, start=1):
-        best, own, opened = (
-            "-" if one is None else _interval(one)
-            for one in (
-                row.best and row.best.recall,
-                row.shipped and row.shipped.recall,
-                row.shipped and row.shipped.false_open,
-            )
-        )
+        best = "-" if row.best is None else _interval(row.best.recall)
+        own = "-" if row.shipped is None else _interval(row.shipped.recall)
+        opened = "-" if row.shipped is None else _interval(row.shipped.false_open)
         lines.append(f"{number:>2} {row.name:<26}{_interval(row.auc):>23}{best:>23}{own:>23}{opened:>23}")
     lines += ["", "contrast pairs of topics that were not learnt: AUC; share of pairs in the right order"]
     for number, row in enumerate(rows, start=1):
