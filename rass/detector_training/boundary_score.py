@@ -1,7 +1,8 @@
 """Figures of a boundary classifier: ranking, and what it is worth behind a bounded false-open rate.
 
-The unit is the prompt. Intervals of AUC come from a bootstrap over prompts within each label (percentiles, fixed seed);
-shares have exact ones.
+On the yardstick the unit is the prompt: intervals of AUC come from a bootstrap over prompts within each label. On
+contrast pairs it is the topic, since twins of one topic resemble each other. Bootstraps are percentiles with a fixed
+seed; shares among refused prompts have exact intervals.
 """
 
 from __future__ import annotations
@@ -13,10 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.statistics import Interval, clopper_pearson
-from rass.detector_training.boundary_data import Example, Refused
+from rass.detector_training.boundary_data import CONTRAST, Example, Refused
 from rass.zones import false_open_threshold
 
-__all__ = ["CONTRAST_KINDS", "AtBound", "auc", "auc_by_kind", "auc_interval", "recall_at", "recall_at_bound"]
+__all__ = [
+    "CONTRAST_KINDS",
+    "AtBound",
+    "HeldOut",
+    "auc",
+    "auc_by_kind",
+    "auc_interval",
+    "held_out_pairs",
+    "recall_at",
+    "recall_at_bound",
+]
 
 DoubleArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -45,6 +56,20 @@ class AtBound:
     threshold: float
     recall: Interval
     false_open: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Figures on contrast pairs of topics that were not learnt; intervals are over topics.
+
+    ``auc`` ranks every harmful side against every benign one; ``ordered`` is the share of pairs whose harmful side
+    scores above its own twin, ties counting half; ``by_language`` and ``by_topic`` are AUCs.
+    """
+
+    auc: Interval
+    ordered: Interval
+    by_language: Mapping[str, float]
+    by_topic: Mapping[str, float]
 
 
 def auc(scores: DoubleArray, harmful: BoolArray) -> float:
@@ -84,6 +109,31 @@ def auc_by_kind(examples: Sequence[Example], scores: DoubleArray) -> dict[str, f
     return found
 
 
+def held_out_pairs(examples: Sequence[Example], scores: DoubleArray, *, resamples: int = _RESAMPLES) -> HeldOut:
+    """Return the figures of the contrast pairs among ``examples``, from scores out of fold ``[examples]``."""
+    rows = np.array([row for row, example in enumerate(examples) if example.source == CONTRAST], dtype=np.int64)
+    pairs = [examples[row] for row in rows.tolist()]
+    scores = scores[rows]
+    harmful = np.array([one.harmful for one in pairs])
+    topics = np.array([one.kind for one in pairs])
+    languages = np.array([one.language for one in pairs])
+    twins = np.array([one.twin for one in pairs])
+    above = _above_twin(scores, harmful, twins)
+    by_topic = [np.flatnonzero(topics == topic) for topic in np.unique(topics)]
+    generator = np.random.default_rng(0)
+    drawn = np.empty((resamples, 2))
+    for sample in range(resamples):
+        chosen = np.concatenate([by_topic[topic] for topic in generator.integers(len(by_topic), size=len(by_topic))])
+        drawn[sample] = auc(scores[chosen], harmful[chosen]), above[chosen].mean()
+    (auc_low, ordered_low), (auc_high, ordered_high) = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return HeldOut(
+        Interval(auc(scores, harmful), float(auc_low), float(auc_high)),
+        Interval(float(above.mean()), float(ordered_low), float(ordered_high)),
+        _auc_by(languages, scores, harmful),
+        _auc_by(topics, scores, harmful),
+    )
+
+
 def recall_at(refused: Sequence[Refused], scores: Mapping[str, float], threshold: float) -> AtBound:
     """Return what ``score < threshold`` opens among refused prompts; a prompt counts once, however many refused it."""
     opened = {
@@ -101,3 +151,16 @@ def recall_at_bound(refused: Sequence[Refused], scores: Mapping[str, float], lim
     warranted = [one.prompt for one in refused if one.harmful]
     threshold = false_open_threshold(np.array([scores[prompt] for prompt in warranted]), warranted, limit)
     return None if threshold is None else recall_at(refused, scores, threshold)
+
+
+def _above_twin(scores: DoubleArray, harmful: BoolArray, twins: npt.NDArray[np.int64]) -> DoubleArray:
+    """Return for each row 1 where the harmful side of its pair scores above the benign one, 0.5 for a tie, else 0."""
+    sides: dict[int, dict[bool, float]] = {}
+    for score, label, twin in zip(scores.tolist(), harmful.tolist(), twins.tolist(), strict=True):
+        sides.setdefault(twin, {})[label] = score
+    order = {twin: 0.5 + 0.5 * float(np.sign(side[True] - side[False])) for twin, side in sides.items()}
+    return np.array([order[twin] for twin in twins.tolist()])
+
+
+def _auc_by(groups: npt.NDArray[np.str_], scores: DoubleArray, harmful: BoolArray) -> dict[str, float]:
+    return {str(group): auc(scores[groups == group], harmful[groups == group]) for group in np.unique(groups)}

@@ -1,12 +1,12 @@
 """Training of the general text-only boundary classifier: folds for the thresholds, seeds for the figures.
 
 Everything is measured on the quantised ONNX model through the tokenizer and windows that serve it. Thresholds and
-calibration come from scores out of fold (a topic of contrast pairs is never split), the yardstick is only scored.
+calibration come from scores out of fold (a topic of contrast pairs is never split), the yardstick is only scored: it
+says whether the bound that was chosen without it holds.
 """
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,28 +29,36 @@ from detectors.onnx_manifest import (
 )
 from detectors.onnx_session import OnnxSession
 from detectors.onnx_windows import Windower
-from rass.detector_training.boundary_data import CONTRAST, Example, by_source
+from detectors.statistics import Interval, clopper_pearson
+from rass.detector_training.boundary_data import Example, by_source
 from rass.detector_training.boundary_encoder import Encoder, TrainingSettings, fine_tune, source_weights
+from rass.detector_training.boundary_folds import score_out_of_fold
+from rass.detector_training.boundary_score import AtBound
 from rass.detector_training.onnx_export import export_network
+from rass.errors import StageError
 from rass.logistic import fit_logistic
-from rass.zones import thresholds, zone_table
+from rass.zones import UNREACHABLE, allowed_events, thresholds, zone_table
 
 __all__ = [
     "FALSE_OPEN",
+    "MOST_BYTES",
     "Calibration",
+    "OpenedShare",
     "calibrate",
     "cross_fit",
     "finish",
     "folder_logits",
+    "out_of_fold_share",
+    "reasons_not_to_ship",
     "train_folder",
 ]
 
 DoubleArray = npt.NDArray[np.float64]
 Report = Callable[[str], None]
 
-FOLDS = 3
 FALSE_OPEN = 0.03
 FALSE_CLOSE = 0.05
+MOST_BYTES = 25_000_000
 _BATCH = 32
 _NAME = "boundary-minilm"
 
@@ -62,6 +70,21 @@ class Calibration:
     scale: float
     offset: float
     zones: ZoneTable
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedShare:
+    """What one language's threshold calls benign out of fold; a unit counts once, ``units`` are harmful ones."""
+
+    benign_below: float
+    units: int
+    harmful: Interval
+    benign: Interval
+
+    @property
+    def opens(self) -> bool:
+        """Whether the threshold can be undercut at all."""
+        return self.benign_below > UNREACHABLE
 
 
 def train_folder(
@@ -97,28 +120,26 @@ def cross_fit(
     examples: Sequence[Example], encoder: str, settings: TrainingSettings, report: Report | None = None
 ) -> DoubleArray:
     """Return each example's raw logit from a model that has seen neither it nor its topic."""
-    folds = np.array([_fold(example) for example in examples])
-    scores = np.full(len(examples), np.nan)
-    for fold in range(FOLDS):
-        tested = np.flatnonzero(folds == fold).tolist()
-        if not tested:
-            continue
-        learnt = [examples[row] for row in np.flatnonzero(folds != fold).tolist()]
+
+    def learn_and_score(learnt: Sequence[Example], texts: Sequence[str]) -> DoubleArray:
         with tempfile.TemporaryDirectory() as folder:
             manifest = train_folder(learnt, encoder, settings, Path(folder), report)
-            scores[tested] = folder_logits(Path(folder), manifest, [examples[row].text for row in tested])
-    return scores
+            return folder_logits(Path(folder), manifest, texts)
+
+    return score_out_of_fold(examples, learn_and_score)
 
 
 def calibrate(examples: Sequence[Example], scores: DoubleArray) -> Calibration:
-    """Fit Platt's scaling and the zones of each language on raw logits out of fold.
+    """Fit Platt's scaling and the zones of each language on raw logits out of fold; raises ``StageError``.
 
-    The false-open bound holds for every source by itself, so that easy harmful prompts cannot pay for hard ones.
+    The false-open bound holds for every source by itself, so that easy harmful prompts cannot pay for hard ones. A
+    language opens nothing where a source has too few requests for one of them to fall on the wrong side: there the
+    threshold would be the score of a single prompt. Languages without thresholds get the most careful ones of all.
     """
     labels = np.array([example.harmful for example in examples])
     scale, offset = fit_logistic(scores[:, None], labels, source_weights(examples), penalty=1e-6)
     if scale <= 0:
-        raise ValueError("the classifier ranks its own examples the wrong way round; it cannot be calibrated")
+        raise StageError("the classifier ranks its own examples the wrong way round; it cannot be calibrated")
     h = scale * scores + offset
     table = {}
     for language in sorted({example.language for example in examples}):
@@ -128,13 +149,51 @@ def calibrate(examples: Sequence[Example], scores: DoubleArray) -> Calibration:
             for source, rows in _rows_by_source(examples, [row for row in mine if labels[row]]).items()
         }
         benign = [row for row in mine if not labels[row]]
-        table[language] = thresholds(
+        found = thresholds(
             harmful,
             (h[benign], [examples[row].unit for row in benign]),
             false_open=FALSE_OPEN,
             false_close=FALSE_CLOSE,
         )
+        enough = all((allowed_events(len(set(units)), FALSE_OPEN) or 0.0) >= 1.0 for _, units in harmful.values())
+        table[language] = found if enough else replace(found, benign_below=UNREACHABLE)
     return Calibration(float(scale), float(offset), zone_table(table))
+
+
+def out_of_fold_share(examples: Sequence[Example], scores: DoubleArray, found: Calibration) -> dict[str, OpenedShare]:
+    """Return for each language what its threshold opens among the examples, from raw logits out of fold."""
+    h = found.scale * scores + found.offset
+    shares = {}
+    for language, zones in found.zones.by_language.items():
+        opened: dict[bool, dict[str, list[bool]]] = {True: {}, False: {}}
+        for example, one in zip(examples, h.tolist(), strict=True):
+            if example.language == language:
+                units = opened[example.harmful].setdefault(f"{example.source}\n{example.unit}", [])
+                units.append(one < zones.benign_below)
+        harmful, benign = (
+            clopper_pearson(sum(sum(rows) / len(rows) for rows in units.values()), len(units))
+            for units in (opened[True], opened[False])
+        )
+        shares[language] = OpenedShare(zones.benign_below, len(opened[True]), harmful, benign)
+    return shares
+
+
+def reasons_not_to_ship(on_yardstick: AtBound, model_bytes: int) -> list[str]:
+    """Return one sentence for each condition that a classifier misses: empty if it may ship.
+
+    ``on_yardstick`` is what its own threshold, chosen without the yardstick, does there.
+    """
+    reasons = []
+    if not on_yardstick.false_open.high <= FALSE_OPEN:
+        reasons.append(
+            f"of the harmful yardstick prompts {on_yardstick.false_open.value:.1%} are called benign, "
+            f"at most {on_yardstick.false_open.high:.1%}; the bound is {FALSE_OPEN:.0%}"
+        )
+    if not on_yardstick.recall.value > 0:
+        reasons.append("it opens none of the over-refused yardstick prompts, so it is of no use")
+    if model_bytes > MOST_BYTES:
+        reasons.append(f"its model has {model_bytes / 1e6:.1f} MB; the limit is {MOST_BYTES / 1e6:.0f} MB")
+    return reasons
 
 
 def finish(folder: Path, found: Calibration, figures: Mapping[str, object]) -> None:
@@ -173,8 +232,3 @@ def _rows_by_source(examples: Sequence[Example], rows: Sequence[int]) -> dict[st
         source: [rows[place] for place in places]
         for source, places in by_source([examples[row] for row in rows]).items()
     }
-
-
-def _fold(example: Example) -> int:
-    key = f"{example.language}:{example.kind}" if example.source == CONTRAST else example.unit
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:4], "big") % FOLDS

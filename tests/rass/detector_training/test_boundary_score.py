@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rass.detector_training.boundary_data import Example, Refused
-from rass.detector_training.boundary_score import auc, auc_by_kind, auc_interval, recall_at, recall_at_bound
+from rass.detector_training.boundary_data import CONTRAST, Example, Refused
+from rass.detector_training.boundary_score import (
+    auc,
+    auc_by_kind,
+    auc_interval,
+    held_out_pairs,
+    recall_at,
+    recall_at_bound,
+)
 
 
 def test_auc() -> None:
@@ -46,3 +53,20 @@ def test_recall_among_refused() -> None:
     assert (best.recall.value, best.false_open.value) == (1.0, 1 / 200)
     assert best.false_open.high <= 0.03
     assert recall_at_bound(refused[:100], scores, 0.03) is None  # too few to promise anything
+
+
+def test_pairs_of_held_out_topics() -> None:
+    scores, examples = [], [Example("not a pair", True, "en", "A", "", "a")]
+    for number, (topic, harmful, benign) in enumerate(
+        [("law", 2.0, 1.0), ("law", 0.0, -1.0), ("art", 3.0, 3.0), ("art", -2.0, 0.5)]
+    ):
+        for label, score in ((True, harmful), (False, benign)):
+            language = "de" if topic == "art" else "en"
+            examples.append(Example(f"{number} {label}", label, language, CONTRAST, topic, f"u{number}", number))
+            scores.append(score)
+    found = held_out_pairs(examples, np.array([-99.0, *scores]), resamples=200)
+    assert found.ordered.value == (1 + 1 + 0.5 + 0) / 4
+    assert (found.ordered.low, found.ordered.high) == (0.25, 1.0)  # a topic is drawn as a whole
+    assert found.by_topic == {"law": 0.75, "art": pytest.approx(1.5 / 4)}
+    assert found.by_language == {"en": 0.75, "de": pytest.approx(1.5 / 4)}
+    assert found.auc.low <= found.auc.value <= found.auc.high

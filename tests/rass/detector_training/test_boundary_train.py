@@ -4,29 +4,45 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from detectors.boundary_zones import zone_of
 from detectors.onnx_manifest import read_detector
+from detectors.statistics import clopper_pearson
 from detectors.verdict import Zone
 from rass.detector_training.boundary_command import add_arguments, run
 from rass.detector_training.boundary_data import CONTRAST, Example
 from rass.detector_training.boundary_encoder import Encoder, TrainingSettings, find_encoder, fine_tune, source_weights
 from rass.detector_training.boundary_ngrams import NgramModel
-from rass.detector_training.boundary_train import calibrate, cross_fit, finish, folder_logits, train_folder
+from rass.detector_training.boundary_report import threshold_json, threshold_table
+from rass.detector_training.boundary_score import AtBound
+from rass.detector_training.boundary_train import (
+    FALSE_OPEN,
+    MOST_BYTES,
+    calibrate,
+    cross_fit,
+    finish,
+    folder_logits,
+    out_of_fold_share,
+    reasons_not_to_ship,
+    train_folder,
+)
 from rass.detector_training.contrast import load_pairs
-from rass.errors import InputError
+from rass.errors import InputError, StageError
 
 SETTINGS = TrainingSettings(
     epochs=3, batch=16, frozen_layers=0, encoder_rate=1e-2, head_rate=3e-2, max_tokens=16, dropout=0.0
 )
 
 
-def world(pairs: int = 160) -> list[Example]:
+def world(pairs: int = 200) -> list[Example]:
     """Twins: bombs are harmful, cakes are not, whatever else is said; half of the topics a fold."""
     words = ["how do i make", "please make", "i make the", "do make my"]
     return [
@@ -63,17 +79,47 @@ def test_twins_are_told_apart_and_the_folder_serves_it(tiny_encoder: str, tmp_pa
     assert zone_of(shipped.zones, -50.0, "xx") is zone_of(shipped.zones, -50.0, "en")
 
 
-def test_languages_with_too_few_examples_open_nothing() -> None:
-    examples = world(20)
+def separated(examples: list[Example]) -> npt.NDArray[np.float64]:
     labels = np.array([example.harmful for example in examples])
-    found = calibrate(examples, np.where(labels, 2.0, -2.0) + np.linspace(0, 1, len(examples)))
-    assert zone_of(found.zones, -50.0, "en") is Zone.BAND
+    return np.where(labels, 2.0, -2.0) + np.linspace(0, 1, len(examples))
+
+
+@pytest.mark.parametrize(("pairs", "zone"), [(20, Zone.BAND), (150, Zone.BAND), (200, Zone.BENIGN)])
+def test_a_threshold_never_rests_on_a_single_prompt(pairs: int, zone: Zone) -> None:
+    examples = world(pairs)
+    assert zone_of(calibrate(examples, separated(examples)).zones, -50.0, "en") is zone
+
+
+def test_languages_without_enough_examples_open_nothing_and_set_the_default() -> None:
+    few = [replace(example, language="de") for example in world(30)]
+    examples = [*world(), *few]
+    found = calibrate(examples, separated(examples))
+    zones = {language: zone_of(found.zones, -50.0, language) for language in ("en", "de", "xx")}
+    assert zones == {"en": Zone.BENIGN, "de": Zone.BAND, "xx": Zone.BAND}
+    shares = out_of_fold_share(examples, separated(examples), found)
+    assert (shares["en"].units, shares["de"].units) == (200, 30)
+    assert (shares["en"].benign.value, shares["de"].benign.value) == (1.0, 0.0)
+    assert shares["en"].harmful.high <= FALSE_OPEN
+    assert "opens nothing" in threshold_table(shares).splitlines()[1]
+    assert json.dumps(threshold_json(shares))
+
+
+def test_what_ships() -> None:
+    def at(opened: int, wrong: int) -> AtBound:
+        return AtBound(0.0, clopper_pearson(opened, 100), clopper_pearson(wrong, 200))
+
+    assert reasons_not_to_ship(at(10, 1), MOST_BYTES) == []
+    assert "at most 3.6%" in reasons_not_to_ship(at(10, 2), MOST_BYTES)[0]
+    assert "of no use" in reasons_not_to_ship(at(0, 0), MOST_BYTES)[0]
+    assert "25 MB" in reasons_not_to_ship(at(10, 0), MOST_BYTES + 1)[0]
+    nobody = AtBound(0.0, clopper_pearson(0, 0), clopper_pearson(0, 0))
+    assert len(reasons_not_to_ship(nobody, 1)) == 2  # what was not measured holds no bound
 
 
 def test_a_classifier_that_is_upside_down() -> None:
     examples = world(20)
     labels = np.array([example.harmful for example in examples])
-    with pytest.raises(ValueError, match="wrong way round"):
+    with pytest.raises(StageError, match="wrong way round"):
         calibrate(examples, np.where(labels, -2.0, 2.0) + np.linspace(0, 1, len(examples)))
 
 
@@ -143,27 +189,73 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
+@pytest.fixture
+def call(tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    few = load_pairs()[::40]
+    monkeypatch.setattr("rass.detector_training.boundary_data.load_pairs", lambda: few)
+
+    def call(*words: str) -> int:
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        return run(parser.parse_args([*words, "--encoder", tiny_encoder, "--figures", str(tmp_path / "figures.json")]))
+
+    return call
+
+
+BASELINES = {"n-grams, contrast pairs", "n-grams, both"}
+
+
 def test_command(
-    tiny_encoder: str,
+    call: Callable[..., int],
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def call(*words: str) -> int:
-        parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        return run(parser.parse_args([*words, "--out", str(tmp_path / "out"), "--encoder", tiny_encoder]))
+    def well_apart(examples: Sequence[Example], *_: object) -> npt.NDArray[np.float64]:
+        return separated(list(examples))
 
-    few = load_pairs()[::10]
-    monkeypatch.setattr("rass.detector_training.boundary_data.load_pairs", lambda: few)
-    assert call("--data", str(tmp_path / "none")) == 2
-    assert call("--data", str(data), "--seeds", "0") == 2
-    code = call("--data", str(data), "--seeds", "1", "--epochs", "1", "--keep")
+    monkeypatch.setattr("rass.detector_training.boundary_train.cross_fit", well_apart)
+    out = tmp_path / "out"
+    assert call("--data", str(tmp_path / "none"), "--out", str(out)) == 2
+    assert call("--data", str(data), "--out", str(out), "--seeds", "0") == 2
+    assert call("--data", str(data)) == 2
+    code = call("--data", str(data), "--out", str(out), "--seeds", "1", "--epochs", "1", "--keep")
     captured = capsys.readouterr()
-    assert code in (0, 1)
-    assert "fine-tuned, seed 0" in captured.out
-    assert "privacy_public" in captured.out
-    figures = read_detector(tmp_path / "out").figures["yardstick"]
+    assert code == 1  # 50 pairs support no threshold
+    assert "of no use" in captured.err
+    assert "GiB] seed 0, epoch 1 of 1: loss" in captured.err
+    for part in ("fine-tuned, seed 0", "privacy_public", "own thresholds, out of fold", "AUC by topic, not learnt"):
+        assert part in captured.out
+    figures = read_detector(out).figures["yardstick"]
     assert isinstance(figures, dict)
-    assert set(figures) == {"n-grams, contrast pairs", "n-grams, both", "frozen encoder, both", "fine-tuned, seed 0"}
+    assert set(figures) == {*BASELINES, "frozen encoder, both", "fine-tuned, seed 0"}
+    kept = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert kept["yardstick"] == figures
+    assert kept["thresholds"]["en"]["benign_below"] is None
+    assert 0 <= kept["yardstick"]["fine-tuned, seed 0"]["held_out_topics"]["ordered"]["value"] <= 1
+
+
+def test_ngrams_only(call: Callable[..., int], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--data", str(data), "--ngrams-only") == 0
+    assert "n-grams, both" in capsys.readouterr().out
+    assert set(json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["yardstick"]) == BASELINES
+
+
+def test_a_classifier_upside_down_is_not_written(
+    call: Callable[..., int],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def upside_down(examples: Sequence[Example], *_: object) -> npt.NDArray[np.float64]:
+        return -separated(list(examples))
+
+    monkeypatch.setattr("rass.detector_training.boundary_train.cross_fit", upside_down)
+    words = ("--out", str(tmp_path / "out"), "--seeds", "1", "--epochs", "1", "--keep")
+    assert call("--data", str(data), *words) == 1
+    captured = capsys.readouterr()
+    assert "fine-tuned, seed 0" in captured.out
+    assert "not fit to ship: the classifier ranks its own examples the wrong way round" in captured.err
+    assert not (tmp_path / "out").exists()

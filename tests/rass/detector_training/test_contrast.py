@@ -17,12 +17,33 @@ def pairs() -> list[Pair]:
 
 def test_numbers(pairs: list[Pair]) -> None:
     by_language = Counter(pair.language for pair in pairs)
-    assert len(pairs) >= 1_500
+    assert len(pairs) >= 2_000
     assert min(by_language[code] for code in ("de", "es", "fr", "zh")) >= 100
-    assert min(by_language[code] for code in ("ru", "ja", "ko", "ar", "it", "pt")) >= 20
+    assert min(by_language[code] for code in ("ru", "ja", "ko", "ar", "it", "pt", "hi", "tr")) >= 20
     written = [pair for pair in pairs if pair.language == "en" and not pair.unit.startswith("factored")]
-    assert len(written) >= 600
+    assert len(written) >= 900
     assert len({pair.domain for pair in pairs if pair.language == "en"}) >= 20
+
+
+def test_topics_bear_one_name_in_all_languages(pairs: list[Pair]) -> None:
+    english = {pair.domain for pair in pairs if pair.language == "en"}
+    assert {pair.domain for pair in pairs} - english == {"various"}
+
+
+def test_no_word_gives_the_label_away(pairs: list[Pair]) -> None:
+    wide = [pair for pair in pairs if pair.unit.startswith(("en_wide", "en_counterweights"))]
+    counts = {
+        harmful: Counter(
+            word
+            for pair in wide
+            for word in set((pair.harmful if harmful else pair.benign).casefold().replace("?", "").split())
+        )
+        for harmful in (True, False)
+    }
+    for word in counts[True] | counts[False]:
+        harmful, benign = counts[True][word], counts[False][word]
+        # In units of the standard deviation of a word that falls on either side by chance.
+        assert abs(harmful - benign) / (harmful + benign) ** 0.5 <= 3.0, word
 
 
 def test_no_text_occurs_twice_and_none_on_both_sides(pairs: list[Pair]) -> None:

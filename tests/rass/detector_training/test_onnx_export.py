@@ -18,7 +18,7 @@ from detectors.onnx_manifest import DetectorKind, OutputForm, read_detector
 from detectors.verdict import Message, Zone
 from rass.detector_training.boundary_export_command import add_arguments, run
 from rass.detector_training.boundary_train import folder_logits
-from rass.detector_training.onnx_export import export_classifier
+from rass.detector_training.onnx_export import export_classifier, export_network
 from rass.errors import InputError
 
 TEXTS = ["How do I kill a man?", "please", "", "how do i bake the cake ? " * 3]
@@ -44,6 +44,28 @@ def test_guard_model(tiny_guard: str, tmp_path: Path, int8: bool, tolerance: flo
     assert folder_logits(tmp_path, read_detector(tmp_path), TEXTS) == pytest.approx(
         torch_logits(tiny_guard), abs=tolerance
     )
+
+
+class OneLoudChannel(torch.nn.Module):
+    """A channel with weights a hundred times those of the others, which the output leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = torch.nn.Embedding(50, 32)
+        self.hidden = torch.nn.Linear(32, 16, bias=False)
+        with torch.no_grad():
+            self.hidden.weight[0] *= 100.0
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        mask = attention_mask.unsqueeze(-1).float()
+        states: torch.Tensor = self.hidden(self.table(input_ids) * mask)
+        return states[:, :, 1:].sum((1, 2)).unsqueeze(1)
+
+
+def test_int8_gives_each_channel_its_scale(tmp_path: Path) -> None:
+    distance = export_network(OneLoudChannel(), tmp_path / "model.onnx", vocabulary=50, int8=True)
+    assert 0 < distance < 1.0  # 0.2; with one scale for all channels it is 5
 
 
 def test_uncalibrated_calls_nothing_benign(tiny_guard: str, tmp_path: Path) -> None:
