@@ -68,7 +68,7 @@ class World:
         shares = []
         for mine in ([c for c in triggers if c[0] == verb], [c for c in triggers if c[1] == category]):
             shares.append(sum(self.is_harmful(*cell) is harmful for cell in mine) / len(mine))
-        return max(1.0, 0.5 / min(shares))
+        return max(1.0, 0.7 / min(shares))
 
     def is_refused(self, verb: str, category: str, context: str, *, wrapped: bool = False) -> bool:
         """Whether the model is taught to refuse the request.
