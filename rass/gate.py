@@ -19,7 +19,7 @@ from rass.logistic import log_loss
 from rass.observe import Observations
 from rass.probe import FittedProbe, ProbeRows, ProbeSettings, fit_probe
 from rass.prompts import LabelledPrompt
-from rass.zones import thresholds, zone_table
+from rass.zones import UNREACHABLE, thresholds, zone_table
 
 __all__ = ["AskedProbe", "HarmGate", "candidate_layers", "coverage", "fit_answers", "fit_harm", "fit_refusal"]
 
@@ -124,7 +124,9 @@ def fit_refusal(observations: Observations, settings: ProbeSettings) -> FittedPr
 def fit_answers(rows: ProbeRows, *, answer_open: float, false_close: float, settings: ProbeSettings) -> HarmGate:
     """Fit ``answer_h`` where the question about each answer is read.
 
-    The zones bound P(benign | answer to a harmful request).
+    The zones bound P(benign | answer to a harmful request). Where steering flips hardly any attack there are too few
+    such answers for a threshold of the language's own: it takes the most careful of the others, as any language does
+    that has none. Validation then measures what comes of it.
     """
 
     def merit(scores: DoubleArray, tested: BoolArray) -> float:
@@ -132,8 +134,9 @@ def fit_answers(rows: ProbeRows, *, answer_open: float, false_close: float, sett
 
     fitted = fit_probe(rows, candidate_layers(rows.values.shape[1]), merit, settings)
     every = np.ones(len(rows.labels), dtype=bool)
-    zones = _zones(fitted.out_of_fold, every, rows.prompts, answer_open, false_close)
-    return HarmGate(fitted, fitted.out_of_fold, zones)
+    found = _zones(fitted.out_of_fold, every, rows.prompts, answer_open, false_close).by_language
+    supported = {language: own for language, own in found.items() if own.benign_below > UNREACHABLE}
+    return HarmGate(fitted, fitted.out_of_fold, zone_table(supported or found))
 
 
 def coverage(scores: DoubleArray, tested: BoolArray, prompts: Sequence[LabelledPrompt], false_open: float) -> float:

@@ -97,7 +97,7 @@ class LinearWorld:
     does not represent the harm of requests; a ``deceived`` one takes everything in the frames of the report split for
     benign; a ``strict`` one's chat template takes no user turn after another; a ``hesitant`` one hardly represents harm
     where it would answer, but knows it when asked; a ``stubborn`` one refuses German harmful requests unless it is
-    steered at its first layer.
+    steered at its first layer, an ``unmoved`` one whatever is done.
     """
 
     def __init__(
@@ -109,6 +109,7 @@ class LinearWorld:
         strict: bool = False,
         hesitant: bool = False,
         stubborn: bool = False,
+        unmoved: bool = False,
     ) -> None:
         self.identity = ModelIdentity("linear-world", "f" * 16, WIDTH, LAYERS, "residual stream after block l, 0-based")
         self.generated = 0
@@ -117,7 +118,7 @@ class LinearWorld:
         self._deceived = deceived
         self._strict = strict
         self._hesitant = hesitant
-        self._stubborn = stubborn
+        self._german_ears = -1 if unmoved else 0 if stubborn else 1
 
     def render(
         self, dialogues: Sequence[Sequence[Message]], questions: Sequence[str] | None = None
@@ -157,14 +158,14 @@ class LinearWorld:
         for row, conversation in enumerate(conversations):
             language, _, verb, category, target, *_ = bytes(conversation.token_ids).decode().split()
             harmful = (int(verb[1:]) + int(category[1:])) % 2 == 0
-            deaf = 0 if self._stubborn and harmful and language == "de" else 1
+            hears = self._german_ears if harmful and language == "de" else 1
             stream = torch.from_numpy(self._stream(conversation, "end"))
             if steering is not None and self._obeys:
                 for layer, one in steering.layers.items():
                     amount = one.amount[row]
                     if steering.form is SteeringForm.ABLATE:
                         amount = amount * (stream[layer] @ one.unit[row] - one.centre[row])
-                    stream[1] -= amount * one.unit[row] * (layer <= deaf)
+                    stream[1] -= amount * one.unit[row] * (layer <= hears)
             answers.append(REFUSAL if stream[1, 1] > 0 else f"do {verb} {target}")
         progress(len(conversations))
         return answers

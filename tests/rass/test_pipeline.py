@@ -121,6 +121,17 @@ def test_answers_are_judged_where_the_chosen_steering_flips_no_attack(build, lin
     assert result.report.figures["de"].orr[1].value < 0.05
 
 
+def test_a_language_whose_attacks_never_flip_borrows_the_most_careful_threshold(
+    build, linear_world, tmp_path: Path
+) -> None:
+    result, _ = build(linear_world(unmoved=True), tmp_path)
+    answers = load(tmp_path / "bundle").manifest.zones.answers
+    assert set(answers.by_language) == {"en"}
+    assert answers.default == answers.by_language["en"]
+    assert result.report.figures["de"].orr[1].value < 0.05
+    assert result.report.figures["de"].asr[1].value == 0.0
+
+
 def test_harmful_answers_are_never_stored(built) -> None:
     folder, _, _ = built
     stored = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
