@@ -113,14 +113,6 @@ def test_a_model_that_knows_harm_when_asked_is_asked(build, linear_world, tmp_pa
     assert recovered[False] < recovered[True] - 0.05
 
 
-def test_answers_are_judged_where_the_chosen_steering_flips_no_attack(build, linear_world, tmp_path: Path) -> None:
-    result, _ = build(linear_world(stubborn=True), tmp_path)
-    assert result.choice.config.layer == 1
-    assert max(point.attacks_answered for point in result.choice.curve["de"]) == 0.0
-    assert result.choice.provocations["de"].config.layer == 0
-    assert result.report.figures["de"].orr[1].value < 0.05
-
-
 def test_a_language_whose_attacks_never_flip_borrows_the_most_careful_threshold(
     build, linear_world, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from detectors.dialects import EXPRESSIBLE, DialectName
+from rass.answers import AnswerPools, AnswerSettings, answer_rows
 from rass.errors import StageError
 from rass.model import ChatModel
 from rass.observe import observe
@@ -64,6 +65,41 @@ def test_search_prefers_weak_steering_that_answers_everything(
         choose_strength(
             model, build(observations), replace(pools, recoverable=()), world_judge, settings, counted.append
         )
+
+
+def test_answers_are_learnt_from_what_flips_attacks_where_the_chosen_steering_does_not(
+    linear_world: Callable[..., ChatModel], world_judge: object, make_prompts: Callable[..., PromptSet]
+) -> None:
+    model, prompts = linear_world(stubborn=True), make_prompts("selection", frames=3)
+    observations = observe(
+        model,
+        prompts,
+        world_judge,
+        answers_per_kind=200,
+        max_new_tokens=8,
+        seed=0,
+        read_progress=lambda _rows: None,
+        answer_progress=lambda _rows: None,
+    )
+    refused = [prompts.prompts[row] for row, verdict in observations.refused.items() if verdict]
+    recoverable = tuple(prompt for prompt in refused if not prompt.harmful)
+    attacks = tuple(prompt for prompt in refused if prompt.kind == "attack")
+    vectors = build(observations)
+    settings = StrengthSettings(screen=4, finalists=99, refine=8, measure=20)
+    choice = choose_strength(
+        model,
+        vectors,
+        StrengthPools(recoverable, attacks, leaking=(), harmful_units={"de": 100, "en": 100}),
+        world_judge,
+        settings,
+        lambda _rows: None,
+    )
+    assert choice.config.layer == 1  # as good for benign requests, and it flips fewer attacks
+    assert max(point.attacks_answered for point in choice.curve["de"]) == 0.0
+    assert choice.provocations["de"].config.layer == 0
+    pools = AnswerPools(attacks, recoverable, answered=())
+    rows = answer_rows(model, vectors, choice, pools, world_judge, AnswerSettings(), lambda _rows: None)
+    assert {prompt.language for prompt, label in zip(rows.prompts, rows.labels, strict=True) if label} == {"de", "en"}
 
 
 @pytest.mark.parametrize("dialect", [DialectName.HOTWIRE, DialectName.VLLM_LENS, DialectName.PAIR])
