@@ -11,8 +11,8 @@ from detectors.dialects import EXPRESSIBLE, DialectName
 from rass.answers import AnswerPools, AnswerSettings, answer_rows
 from rass.errors import StageError
 from rass.model import ChatModel
-from rass.observe import observe
-from rass.prompts import PromptSet
+from rass.observe import Observations, observe
+from rass.prompts import LabelledPrompt, PromptSet
 from rass.strength import (
     StrengthPools,
     StrengthSettings,
@@ -24,26 +24,39 @@ from rass.strength import (
 from rass.vectors import build
 
 
+@pytest.fixture
+def observed(world_judge: object) -> Callable[[ChatModel, PromptSet], tuple[Observations, list[LabelledPrompt]]]:
+    """Observe a model on prompts; returns that and the prompts that it refused."""
+
+    def run(model: ChatModel, prompts: PromptSet) -> tuple[Observations, list[LabelledPrompt]]:
+        observations = observe(
+            model,
+            prompts,
+            world_judge,
+            answers_per_kind=200,
+            max_new_tokens=8,
+            seed=0,
+            read_progress=lambda _rows: None,
+            answer_progress=lambda _rows: None,
+        )
+        return observations, [prompts.prompts[row] for row, verdict in observations.refused.items() if verdict]
+
+    return run
+
+
 def test_flip_strength_is_the_least_that_answers() -> None:
     outcomes = {1.0: ["refused", "refused", "on_topic"], 0.5: ["refused"] * 3, 2.0: ["off_topic", "refused", "refused"]}
     assert flip_strengths(outcomes) == [2.0, None, 1.0]
 
 
 def test_search_prefers_weak_steering_that_answers_everything(
-    linear_world: Callable[[], ChatModel], world_judge: object, make_prompts: Callable[..., PromptSet]
+    linear_world: Callable[[], ChatModel],
+    world_judge: object,
+    make_prompts: Callable[..., PromptSet],
+    observed: Callable,
 ) -> None:
     model, prompts = linear_world(), make_prompts("selection", frames=3)
-    observations = observe(
-        model,
-        prompts,
-        world_judge,
-        answers_per_kind=200,
-        max_new_tokens=8,
-        seed=0,
-        read_progress=lambda _rows: None,
-        answer_progress=lambda _rows: None,
-    )
-    refused = [prompts.prompts[row] for row, verdict in observations.refused.items() if verdict]
+    observations, refused = observed(model, prompts)
     pools = StrengthPools(
         recoverable=tuple(prompt for prompt in refused if not prompt.harmful),
         attacks=tuple(prompt for prompt in refused if prompt.kind == "attack"),
@@ -68,20 +81,13 @@ def test_search_prefers_weak_steering_that_answers_everything(
 
 
 def test_answers_are_learnt_from_what_flips_attacks_where_the_chosen_steering_does_not(
-    linear_world: Callable[..., ChatModel], world_judge: object, make_prompts: Callable[..., PromptSet]
+    linear_world: Callable[..., ChatModel],
+    world_judge: object,
+    make_prompts: Callable[..., PromptSet],
+    observed: Callable,
 ) -> None:
     model, prompts = linear_world(stubborn=True), make_prompts("selection", frames=3)
-    observations = observe(
-        model,
-        prompts,
-        world_judge,
-        answers_per_kind=200,
-        max_new_tokens=8,
-        seed=0,
-        read_progress=lambda _rows: None,
-        answer_progress=lambda _rows: None,
-    )
-    refused = [prompts.prompts[row] for row, verdict in observations.refused.items() if verdict]
+    observations, refused = observed(model, prompts)
     recoverable = tuple(prompt for prompt in refused if not prompt.harmful)
     attacks = tuple(prompt for prompt in refused if prompt.kind == "attack")
     vectors = build(observations)
