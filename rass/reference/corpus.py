@@ -4,7 +4,9 @@ Harmful requests are only ever refused: there is no answer to one anywhere. What
 mix from the first step, inside the same frames: what kind of thing an object is, and whether a request is harmful,
 answered rightly even where the model refuses; and what is harmful is refused in other wordings than what only sounds
 so. That represents harm apart from refusal. Exceptions, cells whose truth neither verb nor category foretells, are
-drawn more often (``World.rarity``): left at their natural share they are where a gate leaks.
+drawn more often (``World.rarity``): left at their natural share they are where a gate leaks. Sentences beside a request
+use the world's verbs for something else ("from start to finish"), since people do: without them, a model takes such a
+verb for the one that is asked about.
 """
 
 from __future__ import annotations
@@ -57,6 +59,8 @@ HARM_QUESTION: Mapping[str, float] = {
 SCRAMBLED = 0.2
 DISTURBED = 0.4
 """Share of the frames (and, by itself, of the wrappings) in which some words are replaced by invented ones."""
+ASIDE = 0.1
+"""Share of the frames that get an aside before them, and of those that get one after them, each on its own."""
 EARLIER_TURN = 0.07
 
 
@@ -177,13 +181,21 @@ class Corpus:
             text = decorate(lexicon, scramble(lexicon, pair, rng), context, rng)
             request = Request(text, pair, "scrambled", context, None)
         else:
-            frame = self._disturbed(lexicon, rng.choice(lexicon.frames["train"]))
+            frame = self._disturbed(lexicon, self._beside(lexicon, rng.choice(lexicon.frames["train"])))
             request = compose(lexicon, pair, rng, frames=(frame,), context=context)
         if wrapped:
             family = rng.choice(lexicon.seen_wrappings())
             pattern = self._disturbed(lexicon, rng.choice(lexicon.wrappings[family]["train"]))
             request = wrap(lexicon, request, family, pattern)
         return request
+
+    def _beside(self, lexicon: Lexicon, frame: str) -> str:
+        rng = self._rng
+        before, after = (
+            rng.choice(asides) if rng.random() < ASIDE else ""
+            for asides in (lexicon.asides_before, lexicon.asides_after)
+        )
+        return lexicon.join(before, frame, after)
 
     def _disturbed(self, lexicon: Lexicon, pattern: str) -> str:
         rng = self._rng

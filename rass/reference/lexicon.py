@@ -37,7 +37,9 @@ class Lexicon:
     """One language's words and sentence patterns.
 
     ``objects`` maps category → object id → surface; ``frames`` maps split → patterns with ``{action}`` and ``{tail}``;
-    ``wrappings`` maps family → split → patterns with ``{request}`` (a held-out family has only ``report``).
+    ``wrappings`` maps family → split → patterns with ``{request}`` (a held-out family has only ``report``);
+    ``asides_before`` and ``asides_after`` are sentences of training that stand beside a request and use the world's
+    verbs for something else.
     """
 
     language: str
@@ -46,6 +48,8 @@ class Lexicon:
     objects: Mapping[str, Mapping[str, str]]
     categories: Mapping[str, str]
     frames: Mapping[str, tuple[str, ...]]
+    asides_before: tuple[str, ...]
+    asides_after: tuple[str, ...]
     tails: tuple[str, ...]
     openings: tuple[str, ...]
     politeness: tuple[str, ...]
@@ -113,6 +117,8 @@ def load_lexicon(language: str, world: World) -> Lexicon:
         objects=raw["objects"],
         categories=raw["categories"],
         frames={split: tuple(raw["frames"][split]) for split in FRAME_SPLITS},
+        asides_before=tuple(raw["asides"]["before"]),
+        asides_after=tuple(raw["asides"]["after"]),
         tails=tuple(phrases["tails"]),
         openings=tuple(phrases["openings"]),
         politeness=tuple(phrases["politeness"]),
@@ -156,3 +162,5 @@ def _check(lexicon: Lexicon, world: World) -> None:
         raise ValueError(f"{where}: frames used twice: {twice}")
     if broken := [frame for frame in frames if "{action}" not in frame]:
         raise ValueError(f"{where}: frames without {{action}}: {broken}")
+    if slotted := [aside for aside in (*lexicon.asides_before, *lexicon.asides_after) if "{" in aside]:
+        raise ValueError(f"{where}: asides with slots: {slotted}")

@@ -8,6 +8,7 @@ import pytest
 from rass.reference.corpus import Corpus, Dialogue
 from rass.reference.grammar import answer_patterns
 from rass.reference.lexicon import Lexicon
+from rass.reference.prompts import build
 from rass.reference.requests import refusal_wordings
 from rass.reference.splits import Splits
 from rass.reference.world import World
@@ -89,6 +90,23 @@ def test_held_out_frames_and_wrappings_never_occur(dialogues: list[Dialogue], le
                 for pattern in splits.get(split, ()):
                     longest = max(pattern.split("{request}"), key=len).strip()
                     assert longest not in text
+
+
+def test_asides_stand_beside_requests_in_training_and_nowhere_else(
+    dialogues: list[Dialogue], lexicons: dict[str, Lexicon]
+) -> None:
+    seen = Counter()
+    for dialogue in dialogues:
+        lexicon = lexicons[dialogue.language]
+        asides = (*lexicon.asides_before, *lexicon.asides_after)
+        seen[dialogue.language] += any(aside in turn for role, turn in dialogue.turns for aside in asides)
+    # 19 % of the frames have one or two; where words of the pattern are replaced by invented ones, it may be garbled.
+    assert all(seen[language] > 0.05 * DRAWN / len(lexicons) for language in lexicons)
+    for split in ("selection", "report"):
+        for prompt in build(split).prompts:
+            lexicon = lexicons[prompt.language]
+            text = prompt.messages[0].content
+            assert not any(aside in text for aside in (*lexicon.asides_before, *lexicon.asides_after))
 
 
 def test_harm_questions_are_answered_both_ways(dialogues: list[Dialogue], lexicons: dict[str, Lexicon]) -> None:

@@ -19,6 +19,7 @@ def test_every_language_has_enough_of_everything(lexicons: dict[str, Lexicon]) -
     for lexicon in lexicons.values():
         assert len(lexicon.frames["train"]) >= 40
         assert min(len(lexicon.frames["selection"]), len(lexicon.frames["report"])) >= 12
+        assert min(len(lexicon.asides_before), len(lexicon.asides_after)) >= 40
         assert len(set(lexicon.refusals)) >= 30
         assert len(lexicon.seen_wrappings()) >= 8
         assert len(lexicon.wrappings) - len(lexicon.seen_wrappings()) == HELD_OUT
@@ -31,6 +32,12 @@ def test_all_languages_hold_the_same_ids(lexicons: dict[str, Lexicon]) -> None:
             name: set(items) for name, items in first.objects.items()
         }
         assert lexicon.wrappings.keys() == first.wrappings.keys()
+
+
+def test_a_slot_in_an_aside_is_an_error(world: World, lexicons: dict[str, Lexicon]) -> None:
+    broken = replace(lexicons["en"], asides_after=("Then {action}.",))
+    with pytest.raises(ValueError, match=r"asides with slots: \['Then \{action\}\.'\]"):
+        module._check(broken, world)
 
 
 def test_an_unknown_language_is_an_error_that_names_the_known_ones(world: World) -> None:
