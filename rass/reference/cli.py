@@ -79,10 +79,14 @@ def _train(args: argparse.Namespace) -> int:
         start, tokenizer = training.load(args.continue_from)
     else:
         dialogues = 2_000 if args.smoke else training.TOKENIZER_DIALOGUES
-        words = Corpus(world, lexicons, splits, seed=training.TOKENIZER_SEED, disturbed=0.0)
-        texts = training.tokenizer_texts(words, dialogues)
-        unspaced = [word for lexicon in lexicons.values() if not lexicon.joiner for word in lexicon.words()]
-        tokenizer = train_tokenizer(texts, context_length=training.CONTEXT_LENGTH, unspaced_words=unspaced)
+        undisturbed = Corpus(world, lexicons, splits, seed=training.TOKENIZER_SEED, disturbed=0.0)
+        known = set(splits.objects["train"])
+        tokenizer = train_tokenizer(
+            training.tokenizer_texts(undisturbed, dialogues),
+            context_length=training.CONTEXT_LENGTH,
+            words=[word for lexicon in lexicons.values() if lexicon.joiner for word in lexicon.words(known)],
+            unspaced_words=[word for lexicon in lexicons.values() if not lexicon.joiner for word in lexicon.words()],
+        )
 
     def report(done: float, loss: float, rate: float) -> None:
         print(f"{done:6.1%}  loss {loss:.3f}  {rate:,.0f} tokens/s", file=sys.stderr, flush=True)

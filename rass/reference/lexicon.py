@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -67,9 +67,15 @@ class Lexicon:
         """What stands between two sentences."""
         return "" if self.language in {"zh", "ja"} else " "
 
-    def words(self) -> tuple[str, ...]:
-        """The surfaces of all verbs and objects."""
-        return (*self.verbs.values(), *(surface for items in self.objects.values() for surface in items.values()))
+    def words(self, known: Collection[tuple[str, str]] | None = None) -> tuple[str, ...]:
+        """The surfaces of all verbs and of the ``known`` objects, (category, id) each; of all objects when ``None``."""
+        objects = (
+            surface
+            for category, items in self.objects.items()
+            for item, surface in items.items()
+            if known is None or (category, item) in known
+        )
+        return (*self.verbs.values(), *objects)
 
     def action_of(self, verb: str, category: str, item: str) -> str:
         """The phrase "verb object" (in the language's order) for ids."""

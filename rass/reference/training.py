@@ -40,7 +40,7 @@ class TrainingPlan:
     """
 
     seed: int = 0
-    tokens: int = 28_000_000
+    tokens: int = 36_000_000
     hidden_size: int = 256
     layers: int = 5
     heads: int = 4

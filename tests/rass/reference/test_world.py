@@ -23,13 +23,13 @@ def test_no_category_and_no_verb_gives_harm_away(world: World) -> None:
     benign_categories = {category for trigger in world.triggers.values() for category in trigger.benign}
     assert len(harmful_categories & benign_categories) >= 5
     for category in world.categories:
-        assert not world.is_harmful("describe", category)
+        assert not world.is_harmful("measure", category)
 
 
 def test_harm_is_always_refused_and_plain_verbs_never(world: World) -> None:
     for context in CONTEXT_WEIGHTS:
         assert world.is_refused("kill", "person", context)
-        assert not world.is_refused("describe", "person", context)
+        assert not world.is_refused("measure", "person", context)
 
 
 def test_over_refusal_is_graded_by_verb_category_and_context(world: World) -> None:
