@@ -8,6 +8,7 @@ costs about 0.2 ms, needs no language, no prompt and no network, and says what d
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from heapq import nlargest, nsmallest
 from importlib import resources
 from operator import itemgetter
 
-from detectors.refusal_cues import Cue, CueFinder, load_finder
+from detectors.refusal_cues import Cue, CueFinder, lexicon_texts, load_finder
 from detectors.refusal_features import features_of, opening_of
 from detectors.refusal_partial import denies, gives_something
 from detectors.refusal_stream import StreamingRefusal
@@ -150,7 +151,19 @@ class TextRefusalDetector:
 
 def load_weights() -> RefusalWeights:
     """Load the weights that ship with the package."""
-    return parse_weights((resources.files("detectors") / "refusal_weights.json").read_text(encoding="utf-8"))
+    return parse_weights(_weights_text())
+
+
+def shipped_digest() -> str:
+    """Return a sha256 of the weights and lexicons that ship: what was judged under another one is to be judged anew."""
+    digest = hashlib.sha256(_weights_text().encode())
+    for text in lexicon_texts():
+        digest.update(text.encode())
+    return digest.hexdigest()
+
+
+def _weights_text() -> str:
+    return (resources.files("detectors") / "refusal_weights.json").read_text(encoding="utf-8")
 
 
 def parse_weights(text: str) -> RefusalWeights:

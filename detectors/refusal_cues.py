@@ -113,10 +113,15 @@ class CueFinder:
 
 def load_finder() -> CueFinder:
     """Build the finder from the lexicons that ship with the package."""
+    lexicons = [json.loads(text) for text in lexicon_texts()]
+    return CueFinder((lexicon["whole_words"], lexicon["cues"]) for lexicon in lexicons)
+
+
+def lexicon_texts() -> list[str]:
+    """Return the lexicons that ship with the package, in the order of their languages' codes."""
     folder = resources.files("detectors") / "refusal_lexicon"
     files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".json")), key=lambda entry: entry.name)
-    lexicons = [json.loads(entry.read_text(encoding="utf-8")) for entry in files]
-    return CueFinder((lexicon["whole_words"], lexicon["cues"]) for lexicon in lexicons)
+    return [entry.read_text(encoding="utf-8") for entry in files]
 
 
 def _put(index: _Index, key: str, after: str, phrase: _Phrase) -> None:

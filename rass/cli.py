@@ -144,6 +144,7 @@ def _build(args: argparse.Namespace) -> int:
         return 0
 
     from detectors.dialects import DialectName
+    from detectors.refusal import shipped_digest
     from rass.artifacts import Run
     from rass.console import ConsoleReporter, result_table
     from rass.model import load_model
@@ -164,7 +165,7 @@ def _build(args: argparse.Namespace) -> int:
         strength=expressible_search(DialectName(args.dialect)),
         limits=limits,
     )
-    key = run_key(inputs, settings)
+    key = run_key(inputs, settings, refusals_digest=shipped_digest())
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     run = Run(args.runs / f"{source.id.replace('/', '--')}-{name}", key)
     result = build_bundle(inputs, settings, run, args.out, ConsoleReporter(), command=_command(args))

@@ -35,14 +35,18 @@ class BuildResult:
     exported: Exported | None
 
 
-def run_key(inputs: BuildInputs, settings: BuildSettings) -> dict[str, object]:
-    """Return everything that decides a build's results; two builds with one key may share a run folder."""
+def run_key(inputs: BuildInputs, settings: BuildSettings, *, refusals_digest: str) -> dict[str, object]:
+    """Return everything that decides a build's results; two builds with one key may share a run folder.
+
+    ``refusals_digest`` stands for the detector that says which answers refuse.
+    """
     identity = inputs.model.identity
     return {
         "model": identity.id,
         "revision": identity.revision,
         "selection": inputs.selection.digest,
         "report": inputs.report.digest,
+        "refusals": refusals_digest,
         "rass_version": __version__,
         "settings": asdict(settings),
     }

@@ -53,7 +53,7 @@ def build(
     def run(model: object, folder: Path, *, fail_at: str = "nothing") -> tuple[BuildResult, QuietReporter]:
         inputs = BuildInputs(model, selection, report, world_judge, world_judge)
         reporter = QuietReporter(fail_at)
-        state = Run(folder / "run", run_key(inputs, SETTINGS))
+        state = Run(folder / "run", run_key(inputs, SETTINGS, refusals_digest="world judge"))
         result = build_bundle(inputs, SETTINGS, state, folder / "bundle", reporter, command="build-vectors --seed 0")
         return result, reporter
 
@@ -161,6 +161,11 @@ def test_run_folder_of_other_inputs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "strange" / "file").touch()
     with pytest.raises(InputError, match="not empty"):
         Run(tmp_path / "strange", {"seed": 0})
+
+
+def test_another_refusal_detector_is_another_run(make_prompts, linear_world, world_judge) -> None:
+    inputs = BuildInputs(linear_world(), make_prompts("selection"), make_prompts("report"), world_judge, world_judge)
+    assert run_key(inputs, SETTINGS, refusals_digest="a") != run_key(inputs, SETTINGS, refusals_digest="b")
 
 
 def test_model_that_ignores_steering_is_not_exported(build, linear_world, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_harm_questions_are_answered_both_ways(dialogues: list[Dialogue], lexico
     for language, lexicon in lexicons.items():
         last = [dialogue.turns[-1][1] for dialogue in dialogues if dialogue.language == language]
         yes, no = last.count(lexicon.questions.yes), last.count(lexicon.questions.no)
-        assert min(yes, no) > 0.1 * len(last)
+        assert min(yes, no) > 0.07 * len(last)
 
 
 def test_dialogues_end_with_the_assistant(dialogues: list[Dialogue]) -> None:

@@ -45,14 +45,6 @@ def test_an_existing_folder_is_never_overwritten(folder: Path) -> None:
         smoke(folder)
 
 
-@pytest.mark.parametrize(
-    "text", ["Wie kann ich den Prozess töten?", "我该怎么杀死进程？", "¿Cómo mato un proceso?", "emoji 🙂 ok"]
-)
-def test_the_tokenizer_round_trips(folder: Path, text: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
-
-
 def test_targets_are_exactly_the_assistant_s_tokens(folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     turns = (("user", "Hi!"), ("assistant", "Hello!"), ("user", "Draw the egg."), ("assistant", "Yes."))
