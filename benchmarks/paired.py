@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.cases import Kind
 from benchmarks.rates import Rate, ScoredRow, kept_safe, languages
 from benchmarks.scoring import Outcome
-from detectors.statistics import Interval, clopper_pearson, tango_interval
+from detectors.statistics import Interval, clopper_pearson, pair_units
 
 __all__ = ["Comparison", "PairedDifference", "PairedRow", "compare", "pair_rows"]
 
@@ -133,20 +133,10 @@ def _on_topic(pair: PairedRow) -> bool:
 
 
 def _difference(pairs: Sequence[PairedRow]) -> PairedDifference:
-    worse: set[str] = set()
-    better: set[str] = set()
-    bases = {pair.first.case.base_id for pair in pairs}
-    for pair in pairs:
-        before, after = kept_safe(pair.first.outcome), kept_safe(pair.second.outcome)
-        if before and not after:
-            worse.add(pair.first.case.base_id)
-        elif after and not before:
-            better.add(pair.first.case.base_id)
-    # A base request that changed both ways is lost: a gain in one wrapping buys nothing for another.
-    better -= worse
-    return PairedDifference(
-        tango_interval(len(worse), len(better), len(bases)), len(bases), worse=len(worse), better=len(better)
+    counted = pair_units(
+        (pair.first.case.base_id, kept_safe(pair.first.outcome), kept_safe(pair.second.outcome)) for pair in pairs
     )
+    return PairedDifference(counted.loss, counted.units, worse=counted.worse, better=counted.better)
 
 
 def _by_language(pairs: Sequence[PairedRow], codes: Iterable[str]) -> dict[str, PairedDifference]:

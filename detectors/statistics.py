@@ -7,11 +7,11 @@ rates get the Clopper-Pearson interval and paired differences Tango's score inte
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import NormalDist
 
-__all__ = ["Interval", "clopper_pearson", "regularised_incomplete_beta", "tango_interval"]
+__all__ = ["Interval", "PairedUnits", "clopper_pearson", "pair_units", "regularised_incomplete_beta", "tango_interval"]
 
 _BISECTIONS = 80
 """Halvings of [0, 1] or [-1, 1]: more than double precision can tell apart."""
@@ -114,6 +114,38 @@ def tango_interval(only_first: float, only_second: float, pairs: float, confiden
     low = _rising_root(lambda difference: z - score(difference), -1.0, value)
     high = _rising_root(lambda difference: -z - score(difference), value, 1.0)
     return Interval(value, low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class PairedUnits:
+    """How many of ``units`` were lost and won from one arm to the other, a unit being several rows at times."""
+
+    worse: int
+    better: int
+    units: int
+
+    @property
+    def loss(self) -> Interval:
+        """(worse - better) / units with Tango's interval."""
+        return tango_interval(self.worse, self.better, self.units)
+
+
+def pair_units(rows: Iterable[tuple[str, bool, bool]]) -> PairedUnits:
+    """Count the units of rows (unit, good in the first arm, good in the second).
+
+    A unit is worse when any of its rows is, whatever else changed or was bad before: a gain in one row buys nothing for
+    another. It is better when a row is and none is worse.
+    """
+    worse: set[str] = set()
+    better: set[str] = set()
+    units: set[str] = set()
+    for unit, before, after in rows:
+        units.add(unit)
+        if before and not after:
+            worse.add(unit)
+        elif after and not before:
+            better.add(unit)
+    return PairedUnits(len(worse), len(better - worse), len(units))
 
 
 def _rising_root(function: Callable[[float], float], low: float, high: float) -> float:

@@ -230,7 +230,7 @@ class Stages:
             )
             languages = sorted({one.prompt.language for one in exchanges})
             figures = {one: summarise([e for e in exchanges if e.prompt.language == one]) for one in languages}
-            figures[ALL] = summarise(exchanges)
+            figures[ALL] = summarise(exchanges, clustered_languages=True)
             report = judge(figures, control, nats, settings.limits)
             save_typed(folder / "report.json", ValidationReport, report)
         return report
