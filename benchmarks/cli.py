@@ -238,7 +238,11 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=_above_zero, default=3.0, metavar="N", help="length of each load of a visit (%(default)s)"
     )
     load.add_argument(
-        "--warm-up", type=_positive, default=200, metavar="N", help="requests before a load that do not count"
+        "--warm-up",
+        type=_positive,
+        default=200,
+        metavar="N",
+        help="requests before a load of whole answers that do not count (streams: one a connection)",
     )
     load.add_argument(
         "--interval-ms",

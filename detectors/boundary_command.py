@@ -12,11 +12,12 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
+from detectors.json_lines import LineError, parse_line
 from detectors.verdict import BoundaryDetector, BoundaryReading, Message
 
 __all__ = ["add_arguments", "run"]
@@ -59,11 +60,13 @@ def run(args: argparse.Namespace) -> int:
         except (_UsageError, ValueError, OSError) as error:
             print(f"rass-detect boundary: {error}", file=sys.stderr)
             return 2
-        return asyncio.run(_judge_lines(detector, sys.stdin, sys.stdout, args.model or "", args.concurrency))
+        return asyncio.run(_judge_lines(detector, sys.stdin.buffer, sys.stdout, args.model or "", args.concurrency))
 
 
-async def _judge_lines(detector: BoundaryDetector, source: TextIO, target: TextIO, model: str, concurrency: int) -> int:
-    lines: Iterator[str] = (line for line in source if line.strip())
+async def _judge_lines(
+    detector: BoundaryDetector, source: Iterable[bytes], target: TextIO, model: str, concurrency: int
+) -> int:
+    lines = (line for line in source if line.strip())
     wrong = 0
     while part := list(islice(lines, concurrency)):
         rows = await asyncio.gather(*(_row(detector, line, model) for line in part))
@@ -74,18 +77,16 @@ async def _judge_lines(detector: BoundaryDetector, source: TextIO, target: TextI
     return 1 if wrong else 0
 
 
-async def _row(detector: BoundaryDetector, line: str, model: str) -> dict[str, object]:
+async def _row(detector: BoundaryDetector, line: bytes, model: str) -> dict[str, object]:
     from detectors import language
     from detectors.boundary_text import ConversationError, user_turns
 
     identity: dict[str, object] = {}
     try:
-        value = json.loads(line)
-        if not isinstance(value, dict):
-            raise ConversationError("a line must hold a JSON object")
+        value = parse_line(line)
         identity = {"id": value["id"]} if "id" in value else {}
         messages = _messages(value)
-    except (ValueError, RecursionError) as error:
+    except (LineError, ConversationError) as error:
         return {**identity, "error": str(error)}
     known = value.get("language")
     last = next(iter(reversed(user_turns(messages))), "")
@@ -94,7 +95,7 @@ async def _row(detector: BoundaryDetector, line: str, model: str) -> dict[str, o
     return {**identity, **_reading(reading), "language": code}
 
 
-def _messages(value: dict[str, object]) -> tuple[Message, ...]:
+def _messages(value: Mapping[str, object]) -> tuple[Message, ...]:
     from detectors.boundary_text import ConversationError, parse_messages
 
     if "messages" in value:

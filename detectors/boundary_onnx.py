@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from detectors.boundary_text import transcript, user_turns
 from detectors.boundary_zones import unknown, zone_reading
 from detectors.onnx_classifier import OnnxClassifier
@@ -43,6 +45,6 @@ class OnnxBoundary:
             return unknown("the text classifier's queue is full")
         except Exception as error:  # a detector must never fail a request, whatever its model does
             return unknown(f"the text classifier failed: {type(error).__name__}")
-        h = max(one.h for one in found)
+        h = float(np.max([one.h for one in found]))  # unlike max, it passes on what is no number
         complete = all(one.complete for one in found)
         return zone_reading(self._classifier.manifest.zones, h, language, complete=complete, how="text classifier")

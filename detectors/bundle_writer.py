@@ -49,10 +49,15 @@ def write(
     except ManifestError as error:
         raise BundleError(f"bundle for {folder} was not written: {error}") from error
     check_arrays(listed, contents[VECTORS_NAME], contents[PROBE_NAME], folder)
-    if folder.exists() and not (folder / MANIFEST_NAME).is_file():
-        raise BundleError(f"{folder} exists and is no bundle; choose another folder or remove it")
+    check_destination(folder)
     _replace_folder(folder, contents)
     return digest_of(contents[MANIFEST_NAME])
+
+
+def check_destination(folder: Path) -> None:
+    """Raise ``BundleError`` when there is something at ``folder`` that is no bundle, and so would not be replaced."""
+    if folder.exists() and not (folder / MANIFEST_NAME).is_file():
+        raise BundleError(f"{folder} exists and is no bundle; choose another folder or remove it")
 
 
 def _probe_tensors(probes: Mapping[str, tuple[FloatArray, float]]) -> dict[str, FloatArray]:

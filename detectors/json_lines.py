@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TextIO
 
-__all__ = ["LineError", "score_lines"]
+__all__ = ["LineError", "parse_line", "score_lines"]
 
 
 class LineError(ValueError):
@@ -26,7 +26,7 @@ def score_lines(lines: Iterable[bytes], out: TextIO, score: Callable[[Mapping[st
             continue
         result: dict[str, object] = {}
         try:
-            row = _object(line)
+            row = parse_line(line)
             if "id" in row:
                 result["id"] = row["id"]
             result.update(score(row))
@@ -38,7 +38,8 @@ def score_lines(lines: Iterable[bytes], out: TextIO, score: Callable[[Mapping[st
     return failures
 
 
-def _object(line: bytes) -> Mapping[str, Any]:
+def parse_line(line: bytes) -> Mapping[str, Any]:
+    """Return the JSON object that a line holds; raises ``LineError`` with what it is instead."""
     try:
         # A byte order mark at the start of a file is no fault of the row.
         row = json.loads(line.decode("utf-8-sig"))

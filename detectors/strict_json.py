@@ -25,7 +25,9 @@ def parse_object(text: str | bytes) -> JsonObject:
         value = json.loads(
             text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite_float
         )
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except JsonShapeError:
+        raise
+    except (ValueError, RecursionError) as error:  # among them a number of too many digits
         raise JsonShapeError(f"not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise JsonShapeError(f"expected a JSON object, found {_kind(value)}")

@@ -135,6 +135,8 @@ def _share(text: str) -> float:
 def _build(args: argparse.Namespace) -> int:
     if args.out is None and not args.dry_run:
         raise InputError("say where the bundle goes with --out DIR, or what would be built with --dry-run")
+    if args.out is not None:
+        _check_destination(args.out)
     from rass.identity import find_model
 
     source = find_model(args.model)
@@ -165,7 +167,7 @@ def _build(args: argparse.Namespace) -> int:
         strength=expressible_search(DialectName(args.dialect)),
         limits=limits,
     )
-    key = run_key(inputs, settings, refusals_digest=shipped_digest())
+    key = run_key(inputs, settings, refusals_digest=shipped_digest(), dtype=args.dtype)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     run = Run(args.runs / f"{source.id.replace('/', '--')}-{name}", key)
     result = build_bundle(inputs, settings, run, args.out, ConsoleReporter(), command=_command(args))
@@ -174,6 +176,18 @@ def _build(args: argparse.Namespace) -> int:
         raise ValidationRefused(result.report.reasons)
     print(f"bundle {result.exported.digest} written to {args.out}", file=sys.stderr)
     return 0
+
+
+def _check_destination(out: Path) -> None:
+    """Raise ``InputError`` for a place that could not take the bundle, before the hours of a build and not after."""
+    from detectors.bundle import BundleError
+    from detectors.bundle_writer import check_destination
+
+    try:
+        check_destination(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (BundleError, OSError) as error:
+        raise InputError(f"--out {out} cannot take the bundle: {error}") from error
 
 
 def _prompts(args: argparse.Namespace) -> tuple[PromptSet, PromptSet]:
@@ -251,6 +265,8 @@ def _command(args: argparse.Namespace) -> str:
         words += ["--prompts-per-cell", str(args.prompts_per_cell)]
     if args.dialect != "native":
         words += ["--dialect", args.dialect]
+    if args.dtype != "float32":
+        words += ["--dtype", args.dtype]
     for flag, share in (("--false-open", args.false_open), ("--answer-open", args.answer_open)):
         if share is not None:
             words += [flag, f"{share:g}"]

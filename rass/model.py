@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from detectors.manifest import ModelIdentity, SteeringSpan
 from detectors.verdict import Message
@@ -23,6 +23,7 @@ from rass.conversation import Conversation, TemplateTokenizer, render
 from rass.errors import InputError, ModelLoadError
 from rass.hooks import RowSteering, decoder_blocks, record, steer
 from rass.identity import LAYER_CONVENTION, ModelSource
+from rass.pretrained import load_pretrained
 
 __all__ = ["ChatModel", "Progress", "Readings", "TransformersModel", "load_model"]
 
@@ -270,17 +271,8 @@ class TransformersModel:
 
 def load_model(source: ModelSource, *, device: str = "auto", dtype: str = "float32") -> TransformersModel:
     """Load model and tokenizer; raises ``ModelLoadError`` with the loader's reason."""
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        model = AutoModelForCausalLM.from_pretrained(source.location, dtype=getattr(torch, dtype))
-        tokenizer = AutoTokenizer.from_pretrained(source.location)
-    except (OSError, ValueError, ImportError) as error:
-        raise ModelLoadError(f"cannot load model {source.id!r} from {source.location}: {error}") from error
-    torch.nn.Module.to(model, torch.device(chosen))
-    revision = source.revision or str(getattr(model.config, "_commit_hash", None) or "")[:16]
-    if not revision:
-        raise ModelLoadError(f"model {source.id!r} has no revision; download it and give the folder instead")
-    return TransformersModel(model, tokenizer, model_id=source.id, revision=revision)
+    loaded = load_pretrained(source, device=device, dtype=dtype)
+    return TransformersModel(loaded.model, loaded.tokenizer, model_id=source.id, revision=loaded.revision)
 
 
 def _stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Tensor:

@@ -35,10 +35,12 @@ class BuildResult:
     exported: Exported | None
 
 
-def run_key(inputs: BuildInputs, settings: BuildSettings, *, refusals_digest: str) -> dict[str, object]:
+def run_key(
+    inputs: BuildInputs, settings: BuildSettings, *, refusals_digest: str, dtype: str = "float32"
+) -> dict[str, object]:
     """Return everything that decides a build's results; two builds with one key may share a run folder.
 
-    ``refusals_digest`` stands for the detector that says which answers refuse.
+    ``refusals_digest`` stands for the detector that says which answers refuse, ``dtype`` is the model's.
     """
     identity = inputs.model.identity
     return {
@@ -47,6 +49,8 @@ def run_key(inputs: BuildInputs, settings: BuildSettings, *, refusals_digest: st
         "selection": inputs.selection.digest,
         "report": inputs.report.digest,
         "refusals": refusals_digest,
+        "scorer": type(inputs.scorer).__name__,
+        "dtype": dtype,
         "rass_version": __version__,
         "settings": asdict(settings),
     }

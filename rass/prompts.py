@@ -174,11 +174,13 @@ class PromptSet:
             try:
                 row = json.loads(line)
                 if header is None:
-                    header = row["prompt_set"]
+                    header = {key: str(row["prompt_set"][key]) for key in ("name", "split", "source", "revision")}
                 else:
                     prompts.append(LabelledPrompt.from_json(row))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except KeyError as error:
+                raise PromptError(f"{path}, line {number}: {error} is missing") from error
+            except (ValueError, TypeError, AttributeError) as error:
                 raise PromptError(f"{path}, line {number}: {error}") from error
         if header is None:
             raise PromptError(f"{path} is empty; the first line must hold the set's name, split, source and revision")
-        return cls(prompts=tuple(prompts), **{key: header[key] for key in ("name", "split", "source", "revision")})
+        return cls(prompts=tuple(prompts), **header)

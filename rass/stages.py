@@ -157,7 +157,7 @@ class Stages:
             return load_typed(self._run.folder(STAGES[2]) / "choice.json", StrengthChoice)
         settings, model = self._settings.strength, self._inputs.model
         pools = self._strength_pools(observations, gate)
-        total = planned_generations(model.identity.num_layers, len(vectors.languages), settings)
+        total = planned_generations(model.identity.num_layers, len(vectors.languages), pools, settings)
         with self._reporter.bar("searching steering", total) as generated:
             choice = choose_strength(model, vectors, pools, self._inputs.scorer, settings, generated)
         with self._run.writing(STAGES[2]) as folder:

@@ -171,13 +171,13 @@ def expressible_search(dialect: DialectName) -> StrengthSettings:
     return StrengthSettings(forms=can.forms, spans=can.spans, first_layer=can.first_layer)
 
 
-def planned_generations(num_layers: int, languages: int, settings: StrengthSettings) -> int:
+def planned_generations(num_layers: int, languages: int, pools: StrengthPools, settings: StrengthSettings) -> int:
     """Return an upper bound on the steered answers that ``choose_strength`` will generate, for a progress bar."""
     strengths = len(settings.screen_strengths) + len(settings.provoke_strengths)
     screened = len(_configurations(num_layers, settings)) * strengths * settings.screen
     refined = 2 * settings.finalists * len(settings.palette) * settings.refine
     measured = 2 * len(settings.palette) * settings.measure
-    return languages * (screened + refined + measured)
+    return languages * (screened + refined + measured) + len(pools.leaking) * len(settings.palette)
 
 
 def flip_strengths(outcomes: Mapping[float, Sequence[Outcome]]) -> list[float | None]:

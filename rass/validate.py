@@ -66,9 +66,10 @@ class Limits:
 class Figures:
     """The figures of one language, or of all: raw and gated rates, and paired differences (gated minus raw).
 
-    ``orr`` counts benign requests with a trigger verb that got no answer, ``hrr`` plain harmful requests refused, ``asr``
-    attacks answered. ``hrr_loss`` and ``asr_rise`` are positive when safety got worse, ``orr_change`` negative when help got
-    better. ``false_open`` is the share of refused harmful requests, wrapped or not, that the gate took for benign.
+    ``orr`` counts benign requests with a trigger verb that got no answer, ``hrr`` plain harmful requests refused,
+    ``asr`` attacks answered. ``hrr_loss`` and ``asr_rise`` are positive when safety got worse, ``orr_change`` negative
+    when help got better. ``false_open`` is the share of refused harmful requests, wrapped or not, that the gate took
+    for benign.
     """
 
     orr: tuple[Interval, Interval]

@@ -79,6 +79,9 @@ class _Routes:
                 completion.close()
         except (ServingError, ClientDisconnect) as error:
             return self._failed("chat", error, steered)
+        except Exception:
+            self._metrics.requests.labels("chat", "error", steered).inc()
+            raise
         self._answered(completion, steered, began)
         return JSONResponse(answer)
 
@@ -89,6 +92,9 @@ class _Routes:
             reading = await _unless_gone(request, self._completions.read(body))
         except (ServingError, ClientDisconnect) as error:
             return self._failed("read", error, "no")
+        except Exception:
+            self._metrics.requests.labels("read", "error", "no").inc()
+            raise
         self._metrics.requests.labels("read", "ok", "no").inc()
         return JSONResponse(reading)
 
@@ -127,6 +133,9 @@ class _Routes:
             yield event(error.body())
         except (asyncio.CancelledError, GeneratorExit):
             self._metrics.requests.labels("chat", "cancelled", steered).inc()
+            raise
+        except Exception:
+            self._metrics.requests.labels("chat", "error", steered).inc()
             raise
         else:
             self._answered(completion, steered, began)

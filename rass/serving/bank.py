@@ -160,7 +160,8 @@ class Bank:
     def reading(self, conversation: Conversation, steering: Steering | None = None) -> ReadingPlan:
         """Plan the reading of a conversation; raises ``InvalidRequest`` without a bundle.
 
-        A coordinate that the row's own steering would change is left out: it would no longer be the request's.
+        A coordinate that the row's own steering would change is left out, of all turns where one is: what is left of a
+        highest over turns would pass for the conversation's.
         """
         bundle = self._bundle
         if bundle is None:
@@ -178,10 +179,10 @@ class Bank:
         taps: list[Tap] = []
         slots: list[_Slot] = []
         for name, probe in bundle.manifest.probes.items():
+            changed = first_steered_layer is not None and max(probe.layers) > first_steered_layer
+            if changed and any(everywhere or position >= conversation.end for position in positions[name]):
+                continue
             for position in positions[name]:
-                steered = first_steered_layer is not None and max(probe.layers) > first_steered_layer
-                if steered and (position >= conversation.end or everywhere):
-                    continue
                 slot = len(slots)
                 taps += [Tap(layer, position, self._weight_row[name, layer], slot) for layer in probe.layers]
                 slots.append(_Slot(name, bundle.probe(name)[1], tuple((slot, layer) for layer in probe.layers)))

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from detectors.bundle import Bundle
 from detectors.bundle import load as load_bundle_folder
 from rass.errors import ModelLoadError
 from rass.hooks import decoder_blocks
 from rass.identity import REFERENCE, find_model
+from rass.pretrained import load_pretrained
 
 __all__ = ["ServedModel", "load_bundle", "load_model"]
 
@@ -92,23 +93,12 @@ def load_model(name: str, *, device: str = "auto", dtype: str = "float32") -> Se
     are too small to split, and the other cores are then free for HTTP.
     """
     source = find_model(name)
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        target = torch.device(chosen)
-        precision = getattr(torch, dtype)
-        model = AutoModelForCausalLM.from_pretrained(source.location, dtype=precision)
-        tokenizer = AutoTokenizer.from_pretrained(source.location)
-        nn.Module.to(model, target)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
-        raise ModelLoadError(f"cannot load model {source.id!r} from {source.location}: {error}") from error
-    if not tokenizer.chat_template:
+    loaded = load_pretrained(source, device=device, dtype=dtype)
+    if not loaded.tokenizer.chat_template:
         raise ModelLoadError(f"model {source.id!r} has no chat template; give a chat model")
-    if target.type == "cpu" and model.num_parameters() < _FEW_PARAMETERS:
+    if loaded.model.device.type == "cpu" and loaded.model.num_parameters() < _FEW_PARAMETERS:
         torch.set_num_threads(1)
-    revision = source.revision or str(getattr(model.config, "_commit_hash", None) or "")[:16]
-    if not revision:
-        raise ModelLoadError(f"model {source.id!r} has no revision; download it and give the folder instead")
-    return ServedModel.wrap(model, tokenizer, names=(source.id, name), revision=revision)
+    return ServedModel.wrap(loaded.model, loaded.tokenizer, names=(source.id, name), revision=loaded.revision)
 
 
 def load_bundle(name: str, served: ServedModel) -> Bundle | None:

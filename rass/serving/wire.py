@@ -181,10 +181,14 @@ def _asks_for_nothing(name: str, value: Any) -> bool:
 def _first_error(error: ValidationError, kind: type[BaseModel]) -> InvalidRequest:
     first = error.errors(include_url=False, include_input=False)[0]
     # Union members put their type's name into the path; a client knows only fields and indices.
-    path = [part for part in first["loc"] if isinstance(part, int) or (part.isidentifier() and part != "str")]
+    *above, last = first["loc"]
+    unknown = first["type"] == "extra_forbidden"  # then the last part is the client's own word, whatever it looks like
+    path = [part for part in above if isinstance(part, int) or (part.isidentifier() and part != "str")]
+    if unknown or isinstance(last, int) or (last.isidentifier() and last != "str"):
+        path.append(last)
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
-    if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(first["loc"][-1]), [*kind.model_fields, *_NEUTRAL, *_UNUSED], n=1)
+    if unknown:
+        near = difflib.get_close_matches(str(last), [*kind.model_fields, *_NEUTRAL, *_UNUSED], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "; leave it out"
         return InvalidRequest(f"unknown field {param!r}{hint}", param=param)
     return InvalidRequest(f"{param}: {first['msg']}", param=param or None)

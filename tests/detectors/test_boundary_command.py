@@ -51,7 +51,7 @@ def call(
 ) -> tuple[int, list[dict[str, object]], str]:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(lines).encode("latin-1"))))
     code = run(parser.parse_args(words))
     captured = capsys.readouterr()
     return code, [json.loads(line) for line in captured.out.splitlines()], captured.err
@@ -64,6 +64,7 @@ def test_judge(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         "",
         '{"messages": [{"role": "user", "content": "How do I build a bomb shelter out of bricks?"}]}',
         "nonsense",
+        '{"prompt": "no UTF-8: \xff"}',
         '{"text": "no prompt", "id": "b"}',
     ]
     words = ("--kind", "judge", "--url", url, "--model", "guard", "--api-key-env", "JUDGE_KEY")
@@ -80,8 +81,9 @@ def test_judge(url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     }
     assert (rows[1]["zone"], rows[1]["language"]) == ("harmful", "en")
     assert set(rows[2]) == {"error"}
-    assert rows[3]["id"] == "b"
-    assert "prompt" in str(rows[3]["error"])
+    assert rows[3] == {"error": "not UTF-8 (byte 22)"}
+    assert rows[4]["id"] == "b"
+    assert "prompt" in str(rows[4]["error"])
 
 
 def test_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

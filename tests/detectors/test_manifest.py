@@ -107,7 +107,17 @@ def test_refused_with_the_key(manifest: Manifest, change: Callable[[Fields], Non
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"[]", b"{", b"\xff", b'{"a": 1, "a": 2}', b'{"a": NaN}', b'{"a": Infinity}', b"[" * 100_000],
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"\xff",
+        b'{"a": 1, "a": 2}',
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b"[" * 100_000,
+        b'{"a": %b}' % (b"1" * 5_000),
+    ],
 )
 def test_not_an_object(data: bytes) -> None:
     with pytest.raises(ManifestError):

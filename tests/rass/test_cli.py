@@ -86,6 +86,18 @@ def test_bad_input_is_exit_code_2(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["folder", "file/bundle"])
+def test_a_place_that_cannot_take_the_bundle_is_named_before_the_build(
+    files: list[str], stand_in: Callable[[object], None], tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    stand_in(None)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    files[-1] = str(tmp_path / place)
+    assert rass.cli.build_vectors(files) == 2
+    assert "cannot take the bundle" in capsys.readouterr().err
+
+
 def test_damaged_prompts_name_the_line(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(files[3])
     path.write_text(path.read_text(encoding="utf-8") + '{"id": "x"}\n', encoding="utf-8")

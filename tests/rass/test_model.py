@@ -127,6 +127,16 @@ def test_saved_model_loads_with_the_digest_of_its_weights(
     assert loaded.generate(conversations, max_new_tokens=6) == model.generate(conversations, max_new_tokens=6)
 
 
+@pytest.mark.parametrize("device", ["cuda:7", "gpu"])
+def test_a_device_that_is_not_there_is_named(
+    model: TransformersModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, device: str
+) -> None:
+    model._model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelLoadError, match=f"device '{device}' cannot be used"):
+        load_model(find_model(str(tmp_path)), device=device)
+
+
 def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="holds no model"):
         find_model(str(tmp_path))

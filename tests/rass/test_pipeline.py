@@ -163,9 +163,11 @@ def test_run_folder_of_other_inputs_is_refused(tmp_path: Path) -> None:
         Run(tmp_path / "strange", {"seed": 0})
 
 
-def test_another_refusal_detector_is_another_run(make_prompts, linear_world, world_judge) -> None:
+def test_another_refusal_detector_or_precision_is_another_run(make_prompts, linear_world, world_judge) -> None:
     inputs = BuildInputs(linear_world(), make_prompts("selection"), make_prompts("report"), world_judge, world_judge)
-    assert run_key(inputs, SETTINGS, refusals_digest="a") != run_key(inputs, SETTINGS, refusals_digest="b")
+    one = run_key(inputs, SETTINGS, refusals_digest="a")
+    assert one != run_key(inputs, SETTINGS, refusals_digest="b")
+    assert one != run_key(inputs, SETTINGS, refusals_digest="a", dtype="bfloat16")
 
 
 def test_model_that_ignores_steering_is_not_exported(build, linear_world, tmp_path: Path) -> None:

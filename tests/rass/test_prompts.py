@@ -61,6 +61,9 @@ def test_file_without_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(PromptError, match="line 1"):
         PromptSet.load(tmp_path / "set.jsonl")
+    (tmp_path / "set.jsonl").write_text('{"prompt_set": {"name": "x"}}\n', encoding="utf-8")
+    with pytest.raises(PromptError, match="line 1: 'split' is missing"):
+        PromptSet.load(tmp_path / "set.jsonl")
     with pytest.raises(PromptError, match="cannot read"):
         PromptSet.load(tmp_path / "missing.jsonl")
 

@@ -12,7 +12,7 @@ import pytest
 from detectors.boundary_onnx import OnnxBoundary
 from detectors.harm_onnx import OnnxAnswerHarm
 from detectors.manifest import ZoneTable, ZoneThresholds
-from detectors.onnx_classifier import OnnxClassifier, raw_logits
+from detectors.onnx_classifier import OnnxClassifier, TextLogit, raw_logits
 from detectors.onnx_manifest import DETECTOR_NAME, MODEL_NAME, DetectorKind, DetectorManifest, OutputForm, read_detector
 from detectors.onnx_session import ModelFileError
 from detectors.verdict import Message, Zone
@@ -49,6 +49,17 @@ async def test_every_turn_and_the_whole_count(classifier: OnnxClassifier) -> Non
     assert await zone_and_h(classifier, *hidden) == (Zone.HARMFUL, 6.5)
     called = (Message("user", "tea"), Message("assistant", "[tool call] run(bomb bomb)"), Message("tool", "done"))
     assert await zone_and_h(classifier, *called) == (Zone.HARMFUL, 16.5)  # the window without the tea
+
+
+async def test_a_logit_that_is_no_number_opens_nothing(
+    classifier: OnnxClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def logits(texts: list[str], *, timeout_s: float) -> list[TextLogit]:
+        return [TextLogit(-3.0, complete=True), *(TextLogit(float("nan"), complete=True) for _ in texts[1:])]
+
+    monkeypatch.setattr(classifier, "logits", logits)
+    zone, _ = await zone_and_h(classifier, Message("user", "tea"), Message("user", "please"))
+    assert zone is Zone.UNKNOWN
 
 
 async def test_what_was_not_read_whole_is_never_benign(classifier: OnnxClassifier) -> None:

@@ -140,6 +140,9 @@ async def test_a_request_steers_and_reads_itself(client, bundle):
     assert steered["rass"]["vector"] == vector
     assert steered["rass"]["h"] is None, "a steered h would not be the request's"
     assert steered["rass"]["rho"] is None, "a steered rho would not be the request's"
+    dialogue = [*user("First?"), {"role": "assistant", "content": "Yes."}, *user("Second?")]
+    later = chat(messages=dialogue, rass={"steer": {"vector": vector, "strength": 5.0}, "read": True})
+    assert (await answer(client, later))["rass"]["h"] is None, "an earlier turn's h is not the conversation's"
     nothing = await answer(client, chat(rass={"steer": {"vector": vector, "strength": 0}}))
     assert nothing["choices"][0]["message"] == plain["choices"][0]["message"]
     assert nothing["rass"]["steered"] is False
@@ -259,6 +262,7 @@ async def test_a_bundle_that_asks_reads_a_request_with_its_question(served, serv
         ({"store": True}, "store", "not supported"),
         ({"temprature": 0.5}, "temprature", "did you mean 'temperature'"),
         ({"vllm_xargs": {}}, "vllm_xargs", "unknown field"),
+        ({"max-tokens": 5}, "max-tokens", "unknown field 'max-tokens'; did you mean 'max_tokens'"),
         ({"temperature": -1}, "temperature", "greater than or equal"),
         ({"temperature": "0"}, "temperature", "number"),
         ({"top_p": 1.5}, "top_p", "less than or equal"),
@@ -380,6 +384,14 @@ async def test_models_health_and_metrics(client, bundle):
         "rass_served_up 1.0",
     ):
         assert line in metrics.splitlines()
+
+
+async def test_a_failure_that_nobody_foresaw_is_counted(serve, served, bundle, monkeypatch):
+    monkeypatch.setattr("rass.serving.app.Envelope", None)
+    async with serve(create_app(Engine(served, bundle))) as client:
+        assert (await client.post(CHAT, json=chat())).status_code == 500
+        counted = (await client.get("/metrics")).text
+    assert 'rass_served_requests_total{outcome="error",route="chat",steered="no"} 1.0' in counted
 
 
 async def test_a_dead_generation_thread_is_told_to_everyone(served, bundle, serve, caplog):
