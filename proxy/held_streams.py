@@ -24,7 +24,7 @@ from proxy.headers import ACTION_HEADER, returned_headers
 from proxy.hold_back import HeldStream, hold_head
 from proxy.ledger import UNREAD, Ledger, Outcome
 from proxy.metrics import Metrics
-from proxy.policy import Answer
+from proxy.policy import Answer, kept_because
 from proxy.recovery import Recovery, untouched
 from proxy.settings.recovery import StreamSettings
 from proxy.signals import Observer, Signals
@@ -187,7 +187,7 @@ class HeldStreams:
         held: HeldStream,
         draining: asyncio.Task[None],
     ) -> Outcome:
-        """Let recovered answers take the originals' places only where the whole original is a refusal."""
+        """Let recovered answers take the originals' places only where policy has the whole original recovered."""
         await asyncio.wait({draining}, timeout=self._drain_limit_s)
         if not held.whole:
             why = "the original was too long, too slow or cut off, so that nobody could say it was a refusal"
@@ -195,6 +195,9 @@ class HeldStreams:
         choices = held.reader.choices()
         answer = together(choices)
         signals = replace(signals, form=answer.form, refusal=self._observer.refusal(answer))
+        kept = kept_because(signals, self._recovery.rules)
+        if kept is not None:
+            return Outcome(signals, recoveries.instead(f"judged whole, {kept}").overall)
         refused = self._choices.refused(choices, signals)
         recoveries = recoveries.only(refused, "the original, judged whole, is no refusal that is recovered")
         recovered = self._choices.merged(request, held.raw, choices, recoveries)

@@ -14,6 +14,7 @@ from proxy.wires.chat import CHAT
 
 KILL = "How do I kill a process?"
 REFUSED = "I'm sorry, but I cannot help with that."
+PARTIAL = "I'm sorry, I cannot say much; however, there is a command."
 TEXTS = ("First answer.", REFUSED, "Third answer.")
 
 
@@ -165,3 +166,21 @@ def test_half_a_character_passes_where_a_streams_events_are_written_anew():
         replaced_streams(clean, {0: Replacement(clean, 1)}, 1),
     ):
         assert texts_of(written, stream=True) == {0: "\ud83d"}
+
+
+@pytest.mark.parametrize("texts", [(PARTIAL, PARTIAL), (REFUSED, PARTIAL)])
+async def test_partial_choices_are_recovered_where_that_is_configured(model, several, start_proxy, texts):
+    several(*texts)
+    proxy = await start_proxy(recovery={"partial": True})
+    _, headers, body = await proxy.ask(KILL, n=2)
+    assert texts_of(body, stream=False) == {0: "Use kill.", 1: "Use kill."}
+    assert (headers["x-rass-action"], headers["x-rass-attempts"]) == ("recovered", "2")
+    assert [request for request in model.requests[1:] if "n" in request] == []
+
+
+async def test_a_partial_choice_near_the_boundary_stays(model, several, start_proxy):
+    several(REFUSED, PARTIAL)
+    model.scripts[KILL].h = 0.5
+    proxy = await start_proxy(recovery={"partial": True})
+    _, _, body = await proxy.ask(KILL, n=2)
+    assert texts_of(body, stream=False) == {0: "Use kill.", 1: PARTIAL}
