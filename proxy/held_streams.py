@@ -145,8 +145,11 @@ class HeldStreams:
             outcome = settled[0].result() if settled else self._unrefused(request, held, language)
             self._record(request, outcome, held)
 
-        own = self._ledger.headers(request, Action.OBSERVING, zone=UNREAD, attempts=None)
-        return Reply(response.status, returned_headers(response.headers, own), body(), record)
+        return Reply(response.status, returned_headers(response.headers, self._unknown(request)), body(), record)
+
+    def _unknown(self, request: ChatRequest) -> dict[str, str]:
+        """Return the headers of a stream that leaves before its head is known."""
+        return self._ledger.headers(request, Action.OBSERVING, zone=UNREAD, attempts=None)
 
     def _unrefused(self, request: ChatRequest, held: HeldStream, language: str) -> Outcome:
         answer = held.reader.answer()
@@ -154,12 +157,16 @@ class HeldStreams:
         return Outcome(signals, untouched("the stream's head was no refusal"))
 
     def _relayed(self, request: ChatRequest, response: UpstreamResponse, held: HeldStream, language: str) -> Reply:
-        """Let a stream go whose head is no refusal."""
+        """Let a stream go whose head is no refusal, or whose answer has not begun."""
 
         async def judge() -> None:
             self._record(request, self._unrefused(request, held, language), held)
 
-        own = self._ledger.outcome_headers(request, self._unrefused(request, held, language))
+        outcome = self._unrefused(request, held, language)
+        if outcome.signals.refusal is not None and outcome.signals.refusal.kind is RefusalKind.EMPTY and not held.ended:
+            own = self._unknown(request)
+        else:
+            own = self._ledger.outcome_headers(request, outcome)
         return Reply(response.status, returned_headers(response.headers, own), held.replay(self._judged_bytes), judge)
 
     async def _settle(self, request: ChatRequest, held: HeldStream, language: str, refused: frozenset[int]) -> Outcome:
