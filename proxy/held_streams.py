@@ -127,7 +127,7 @@ class HeldStreams:
         settled: list[asyncio.Task[Outcome]] = []
 
         async def body() -> AsyncGenerator[bytes, None]:
-            async for chunk in held.release_before_content(self._settings.buffer_bytes):
+            async for chunk in held.release_before_content(self._settings.buffer_bytes, self._settings.keepalive_s):
                 yield chunk
             try:
                 refused = await self._head(request, held, None)

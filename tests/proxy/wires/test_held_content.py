@@ -122,6 +122,29 @@ async def test_a_stream_that_says_nothing_is_let_go_in_time_and_still_recovered(
     assert identities(body) == {"c1"}
 
 
+async def test_comments_before_the_content_leave_at_once(raw, start_proxy, sse):
+    raw.pieces = [b": PROCESSING\n\n"] * 2 + sse(chunk({"content": "Use kill."}), chunk({}, finish="stop"))
+    raw.pause_before = 2
+    proxy = await start_proxy(url=raw.url, stream={"headers_within_s": 0.05})
+    async with proxy.session.post(f"{proxy.url}{PATH}", json=ASK) as response:
+        client = Client(response)
+        await client.until(b": PROCESSING\n\n" * 2)
+        raw.go_on.set()
+        assert await client.rest() == raw.whole
+
+
+async def test_the_connection_is_kept_alive_while_no_content_comes(raw, start_proxy, sse):
+    raw.pieces = sse(chunk(ROLE), chunk({"content": "Use kill."}), chunk({}, finish="stop"))
+    raw.pause_before = 1
+    proxy = await start_proxy(url=raw.url, stream={"headers_within_s": 0.05, "keepalive_s": 0.05})
+    async with proxy.session.post(f"{proxy.url}{PATH}", json=ASK) as response:
+        client = Client(response)
+        await client.until(KEEP_ALIVE * 2)
+        raw.go_on.set()
+        body = await client.rest()
+    assert body.replace(KEEP_ALIVE, b"") == raw.whole
+
+
 async def test_a_stream_that_stalls_inside_its_head_is_relayed(raw, start_proxy, sse):
     raw.pieces = sse(chunk({"content": "I'm"}), chunk({"content": " glad."}), chunk({}, finish="stop"))
     raw.pause_before = 1
