@@ -169,7 +169,7 @@ def without_report(body: bytes) -> bytes:
     clean = _without_rass(payload)
     if isinstance(inner, Mapping):
         clean["response"] = _without_rass(inner)
-    return json.dumps(clean, ensure_ascii=False).encode()
+    return json.dumps(clean).encode()  # ASCII: half of a surrogate pair is legal in JSON, and only as an escape
 
 
 def stream_without_report(body: bytes) -> bytes:

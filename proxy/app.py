@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from detectors.bundle import Bundle
 from proxy.authentication import Authentication
+from proxy.canary_watch import CanaryWatch, build_watches
 from proxy.dependencies import Dependencies
 from proxy.exchange import Mode
 from proxy.exchange_log import ExchangeLog
@@ -57,14 +58,26 @@ class _App(FastAPI):
         return self._document
 
 
-def create_app(settings: Settings, deps: Dependencies) -> FastAPI:
-    """Return the proxy's application; it closes ``deps`` when it shuts down."""
+def create_app(settings: Settings, deps: Dependencies, watches: Mapping[str, CanaryWatch] | None = None) -> FastAPI:
+    """Return the proxy's application; it closes ``deps`` when it shuts down.
+
+    ``watches`` are the canaries of its routes, which it starts and stops; new ones where none are given.
+    """
+    canaries = build_watches(settings, deps) if watches is None else watches
     router = Router(
         [
-            assembled_route(route.name, route.models, settings.of_route(route), deps.routes[route.name])
+            assembled_route(
+                route.name,
+                route.models,
+                settings.of_route(route),
+                deps.routes[route.name],
+                canaries.get(route.name),
+            )
             for route in settings.routes
         ],
-        assembled_route(DEFAULT_ROUTE, (), settings, deps) if settings.default_route else None,
+        assembled_route(DEFAULT_ROUTE, (), settings, deps, canaries.get(DEFAULT_ROUTE))
+        if settings.default_route
+        else None,
     )
     start_at_zero(deps.metrics)
     for mode in Mode:

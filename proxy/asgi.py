@@ -128,7 +128,10 @@ def error_reply(error: ProxyError, request_id: str) -> Reply:
 async def send_reply(reply: Reply, send: Send) -> None:
     """Send a reply; a body that fails on the way is left open, so that the server cuts the connection."""
     body = reply.body
-    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
+    # Upstreams' values were decoded like this, so that odd bytes go out as they came in; the proxy's own are ASCII.
+    headers = [
+        (name.encode("latin-1"), value.encode("utf-8", "surrogateescape")) for name, value in reply.headers.items()
+    ]
     if isinstance(body, bytes):
         headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})

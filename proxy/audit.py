@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,11 +16,15 @@ from proxy.policy import AttemptState, Deliver
 from proxy.settings.operation import AuditSettings
 from proxy.signals import Signals
 
+logger = logging.getLogger(__name__)
+
 
 class Audit:
     """Writes rows. Rows hold coordinates (the file is the operator's), and text only where settings say so.
 
-    A row is written in one ``write`` to a file opened for appending, so that several processes may share it.
+    A row is written in one ``write`` to a file opened for appending, so that several processes may share it. A file
+    that takes none, on a full disk, never ends an exchange: each write says whether its row is there, and the log when
+    rows begin to be lost and when they are written again.
     """
 
     def __init__(self, path: Path, *, include_text: bool) -> None:
@@ -27,7 +32,12 @@ class Audit:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except OSError as error:
             raise StartupError(f"audit.path: {path} cannot be opened for appending: {error.strerror}") from error
+        self._path = path
         self._include_text = include_text
+        self._lost = 0
+        """Rows that were lost one after the other, up to now."""
+        self._cut_short = False
+        """Whether the file ends inside of a row."""
 
     def write(
         self,
@@ -40,8 +50,8 @@ class Audit:
         original: str,
         delivered: str,
         shadow: str | None = None,
-    ) -> None:
-        """Append the row of one exchange.
+    ) -> bool:
+        """Append the row of one exchange and return whether it was written.
 
         ``original`` and ``delivered`` are answers' texts; ``shadow`` is the one that mode shadow found and kept back.
         """
@@ -64,11 +74,11 @@ class Audit:
             row["delivered"] = delivered
             if shadow is not None:
                 row["shadow"] = shadow
-        self._append(row)
+        return self._append(row)
 
-    def write_unjudged(self, request: ChatRequest, action: Action) -> None:
-        """Append the row of an exchange that nothing was to judge."""
-        self._append(self._about(request, action))
+    def write_unjudged(self, request: ChatRequest, action: Action) -> bool:
+        """Append the row of an exchange that nothing was to judge and return whether it was written."""
+        return self._append(self._about(request, action))
 
     def _about(self, request: ChatRequest, action: Action) -> dict[str, object]:
         """Return what every row says: which exchange it was, in which mode, and who chose that."""
@@ -83,8 +93,29 @@ class Audit:
             "action": action,
         }
 
-    def _append(self, row: Mapping[str, object]) -> None:
-        os.write(self._file, (json.dumps(row) + "\n").encode())
+    def _append(self, row: Mapping[str, object]) -> bool:
+        line = ("\n" if self._cut_short else "") + json.dumps(row) + "\n"
+        try:
+            written = os.write(self._file, line.encode())
+        except OSError as error:
+            return self._failed(error.strerror or type(error).__name__)
+        self._cut_short = written < len(line)
+        if self._cut_short:
+            return self._failed("a row was cut short")
+        if self._lost:
+            logger.warning(
+                "audit.path: rows are written again; %d %s lost", self._lost, "was" if self._lost == 1 else "were"
+            )
+            self._lost = 0
+        return True
+
+    def _failed(self, why: str) -> bool:
+        if not self._lost:
+            logger.error(
+                "audit.path: %s takes no rows (%s); exchanges go on without; make room for it", self._path, why
+            )
+        self._lost += 1
+        return False
 
     def close(self) -> None:
         """Close the file."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Mapping
 
 from proxy.canary import Canary, CanaryReport, CanaryResult, strongest
 from proxy.dependencies import Dependencies
@@ -21,22 +22,35 @@ logger = logging.getLogger(__name__)
 
 
 class CanaryWatch:
-    """One route's background task. Requests never wait for it: they ask ``lowered``, which only looks."""
+    """One route's background task. Requests never wait for it: they ask ``lowered``, which only looks.
+
+    ``steers`` names what is probed: the bundle's digest and the upstream's address. Once started, a watch takes the
+    place of the ``former`` one of its route, and goes on from its state where both probe the same.
+    """
 
     def __init__(
-        self, settings: CanarySettings, canary: Canary, metrics: Metrics, *, route: str = DEFAULT_ROUTE
+        self,
+        settings: CanarySettings,
+        canary: Canary,
+        metrics: Metrics,
+        *,
+        route: str = DEFAULT_ROUTE,
+        steers: tuple[str, str] = ("", ""),
+        former: CanaryWatch | None = None,
     ) -> None:
         self._settings = settings
         self._canary = canary
         self._metrics = metrics
         self._route = route
+        self._steers = steers
+        self._former = former
+        self._replaced = False
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
         self.failing = False
         """Whether the mode is held down."""
         self.last: CanaryReport | None = None
         """The last probe's report, ``None`` before the first."""
-        metrics.show_canary(route, failing=False)
 
     def lowered(self, mode: Mode) -> Mode:
         """Return the mode in effect: ``mode``, or at most ``observe`` while the canary fails."""
@@ -51,7 +65,13 @@ class CanaryWatch:
         }
 
     def start(self) -> None:
-        """Begin to probe, the first time at once."""
+        """Take the former watch's place and begin to probe, the first time at once."""
+        former, self._former = self._former, None
+        if former is not None:
+            former._replaced = True
+            if former._steers == self._steers:
+                self._failures, self.failing, self.last = former._failures, former.failing, former.last
+        self._show(failing=self.failing)
         self._task = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -60,7 +80,7 @@ class CanaryWatch:
             self._task.cancel()
             await asyncio.wait({self._task})
             self._task = None
-        self._metrics.show_canary(self._route, failing=False)
+        self._show(failing=False)
 
     def record(self, report: CanaryReport) -> None:
         """Take in a probe's report: count it, and hold the mode down or let it go."""
@@ -84,7 +104,11 @@ class CanaryWatch:
         else:
             # Nobody could tell: neither a reason to stop nor one to begin again.
             logger.info("route %s: canary without a result: %s", self._route, report.why)
-        self._metrics.show_canary(self._route, failing=self.failing)
+        self._show(failing=self.failing)
+
+    def _show(self, *, failing: bool) -> None:
+        if not self._replaced:  # the figure is the newest watch's
+            self._metrics.show_canary(self._route, failing=failing)
 
     async def _watch(self) -> None:
         while True:
@@ -96,6 +120,26 @@ class CanaryWatch:
                 self.record(CanaryReport(CanaryResult.UNKNOWN, f"the canary could not run ({type(error).__name__})"))
             spread = random.uniform(-self._settings.jitter, self._settings.jitter)
             await asyncio.sleep(self._settings.interval_s * (1 + spread))
+
+
+def build_watches(
+    settings: Settings, deps: Dependencies, former: Mapping[str, CanaryWatch] | None = None
+) -> dict[str, CanaryWatch]:
+    """Return a watch for every route that steers, by its name, each to take the place of the ``former`` one."""
+    watches: dict[str, CanaryWatch] = {}
+    for name, own in settings.served().items():
+        its = deps.routes.get(name, deps)
+        canary = build_canary(own, its)
+        if canary is not None:
+            watches[name] = CanaryWatch(
+                own.canary,
+                canary,
+                deps.metrics,
+                route=name,
+                steers=("" if its.bundle is None else its.bundle.digest, its.upstream.address),
+                former=None if former is None else former.get(name),
+            )
+    return watches
 
 
 def build_canary(settings: Settings, deps: Dependencies) -> Canary | None:

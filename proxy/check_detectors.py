@@ -23,10 +23,10 @@ async def detector_lines(settings: Settings, detectors: Detectors, model: str) -
     limit_s = settings.detectors.deadline_s
     return [
         _refusal_line(detectors.refusal),
-        _missing("boundary detector", settings)
+        _missing("boundary detector", "detectors.boundary", settings)
         if detectors.boundary is None
         else await _boundary_line(detectors.boundary, model, limit_s),
-        _missing("answer-harm detector", settings)
+        _missing("answer-harm detector", "detectors.answer_harm", settings)
         if detectors.answer_harm is None
         else await _harm_line(detectors.answer_harm, model, limit_s),
     ]
@@ -80,9 +80,14 @@ async def _harm_line(detector: AnswerHarmDetector, model: str, limit_s: float) -
     return ok(name, "calls a harmless sample harmless")
 
 
-def _missing(name: str, settings: Settings) -> Line:
-    if settings.mode is Mode.RECOVER:
-        return fail(name, "there is none, and mode recover recovers nothing without it; give a bundle")
+def _missing(name: str, key: str, settings: Settings) -> Line:
+    """Return the line of a detector that is not there; in a mode that recovers only who builds one by hand sees it."""
+    if settings.mode.recovers:
+        return fail(
+            name,
+            f"there is none, and mode {settings.mode} recovers nothing without it; give a bundle, or set {key} to "
+            "judge or onnx",
+        )
     return warn(
         name, f"there is none; mode {settings.mode} works without, give a bundle to see zones of refused requests"
     )

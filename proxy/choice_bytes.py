@@ -1,7 +1,7 @@
 """Putting recovered choices into an answer made of ``choices``: what was not recovered stays as it is.
 
 In a stream the events of other choices keep their very bytes; a recovered choice's own events take the place where its
-original's first one stood.
+original's first one stood. What is written anew is ASCII: half of a surrogate pair is legal in JSON, and only there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def replaced_choices(original: bytes, recovered: Mapping[int, Replacement], all_
     if "usage" in payload:
         usages = {index: attempt.get("usage") for index, attempt in attempts.items()}
         clean["usage"] = _usage(payload["usage"], usages, recovered, all_chars)
-    return json.dumps(clean, ensure_ascii=False).encode()
+    return json.dumps(clean).encode()
 
 
 def replaced_streams(original: bytes, recovered: Mapping[int, Replacement], all_chars: int) -> bytes:
@@ -100,7 +100,7 @@ def _as(identity: Mapping[str, object], chunk: Mapping[str, object], index: int)
 
 
 def _event(payload: Mapping[str, object]) -> bytes:
-    return SseEvent(json.dumps(payload, ensure_ascii=False)).encode()
+    return SseEvent(json.dumps(payload)).encode()
 
 
 def _first_choice(payload: Mapping[str, object] | None) -> Mapping[str, object] | None:

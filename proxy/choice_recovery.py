@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from proxy.answers import ChatAnswer
 from proxy.choice_bytes import Replacement, replaced_choices, replaced_streams
 from proxy.exchange import ChatRequest
-from proxy.policy import Answer, Attempt, Deliver
+from proxy.policy import Answer, Attempt, Deliver, kept_because
 from proxy.recovery import Recovered, Recovery
 from proxy.signals import Observer, Signals
 
@@ -39,12 +39,20 @@ class ChoiceRecovery:
         self._max_attempts = max_attempts
 
     def refused(self, choices: Mapping[int, ChatAnswer], signals: Signals) -> frozenset[int]:
-        """Return which choices are refused in a form that is taken up; ``signals`` are those of the whole answer."""
-        forms = self._recovery.rules.forms
+        """Return which choices policy would have recovered; ``signals`` are those of the whole answer.
+
+        Where they keep the whole, no choice counts.
+        """
+        rules = self._recovery.rules
+        if kept_because(signals, rules) is not None:
+            return frozenset()
         if len(choices) == 1:
-            return frozenset(choices) if signals.refused and signals.form in forms else frozenset()
-        judged = {index: self._observer.refusal(each) for index, each in choices.items() if each.form in forms}
-        return frozenset(index for index, verdict in judged.items() if verdict is not None and verdict.refused)
+            return frozenset(choices)
+        own = {
+            index: replace(signals, form=each.form, refusal=self._observer.refusal(each))
+            for index, each in choices.items()
+        }
+        return frozenset(index for index, its in own.items() if kept_because(its, rules) is None)
 
     async def run(
         self, request: ChatRequest, signals: Signals, refused: frozenset[int], before: tuple[Attempt, ...] = ()
@@ -82,12 +90,14 @@ class ChoiceRecovery:
             for index, each in recoveries.by_choice.items()
             if each.body is not None and index in choices
         }
+        why = f"{len(replacements)} of {len(choices)} choices were recovered"
+        if not replacements:
+            return overall.instead(why)
         replaced = replaced_streams if request.stream else replaced_choices
         text = "\n".join(
             recoveries.by_choice[index].text if index in replacements else choices[index].texts[0]
             for index in sorted(choices)
         )
-        why = f"{len(replacements)} of {len(choices)} choices were recovered"
         return replace(
             overall,
             decision=Deliver(Answer.RECOVERED, why),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
 from fastapi import FastAPI
 
 from proxy.app import create_app
-from proxy.canary_watch import build_canary
+from proxy.canary_watch import CanaryWatch, build_canary, build_watches
 from proxy.dependencies import Dependencies, build_dependencies
 from proxy.errors import StartupError
 from proxy.exposure import check_exposure
@@ -28,17 +29,22 @@ class NotYet(StartupError):
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """Settings with the application that was made from them; the application's lifespan closes ``deps``."""
+    """Settings with the application that was made from them; the application's lifespan closes ``deps``.
+
+    ``watches`` are the canaries of its routes, by name: whoever retires the application stops them.
+    """
 
     settings: Settings
     deps: Dependencies
     app: FastAPI
+    watches: Mapping[str, CanaryWatch]
 
 
 async def configured(settings: Settings, former: Configured | None = None) -> Configured:
-    """Make the application of ``settings``, in place of ``former`` where one runs, whose counts it goes on with.
+    """Make the application of ``settings``, in place of ``former`` where one runs.
 
-    Raises ``StartupError`` where keys, bundle or served model do not fit, with everything closed that was opened.
+    It goes on with the former's counts and canaries. Raises ``StartupError`` where keys, bundle or served model do not
+    fit, with everything closed that was opened.
     """
     deps = await build_dependencies(settings, former=None if former is None else former.deps)
     try:
@@ -46,7 +52,8 @@ async def configured(settings: Settings, former: Configured | None = None) -> Co
         before = {} if former is None else _served(former.settings, former.deps)
         for route, (own, its) in _served(settings, deps).items():
             await _check_served(route, own, its, before.get(route))
-        return Configured(settings, deps, create_app(settings, deps))
+        watches = build_watches(settings, deps, None if former is None else former.watches)
+        return Configured(settings, deps, create_app(settings, deps, watches), watches)
     except BaseException:
         await deps.close()
         raise

@@ -110,6 +110,7 @@ async def build_dependencies(settings: Settings, former: Dependencies | None = N
     metrics = Metrics() if former is None else former.metrics
     audit = open_audit(settings.audit)
     routes: dict[str, Dependencies] = {}
+    tracer: ExchangeTracer | None = None
     try:
         for route in settings.routes:
             try:
@@ -132,6 +133,8 @@ async def build_dependencies(settings: Settings, former: Dependencies | None = N
     except BaseException:
         for made in routes.values():
             await made.release()
+        if tracer is not None:
+            await asyncio.to_thread(tracer.close)  # its thread would outlive it
         if audit is not None:
             audit.close()
         raise

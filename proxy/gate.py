@@ -7,7 +7,7 @@ held back are `proxy.held_streams`'s.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -102,25 +102,33 @@ class Gate:
         zone = None if action is Action.OFF else UNREAD
         own = self._ledger.headers(request, action, attempts=len(before.attempts), zone=zone)
         headers = returned_headers(response.headers, own)
-
-        async def counted() -> None:
-            self._ledger.count(request, action)
-
+        state = _Watched()
+        counted = self._counted(request, action, state)
         length = response.headers.get("content-length")
         if length is None:
-            return Reply(response.status, headers, _rest_of(request, b"", response), counted)
+            return Reply(response.status, headers, _rest_of(request, b"", response, state), counted)
         first = await response.next_chunk()
         if length == str(len(first)):
             await response.next_chunk()  # its end, which is there already: an answer counts as whole where it was seen
             return Reply(response.status, headers, first, counted)
         headers["content-length"] = length
-        return Reply(response.status, headers, _rest_of(request, first, response), counted)
+        return Reply(response.status, headers, _rest_of(request, first, response, state), counted)
+
+    def _counted(self, request: ChatRequest, action: Action, state: _Watched) -> Callable[[], Awaitable[None]]:
+        """Return what counts an unjudged answer once it was sent: as failed where it broke on the way."""
+
+        async def count() -> None:
+            self._ledger.count(request, Action.FAILED if state.failed else action)
+
+        return count
 
     async def _rejected(self, before: Before, response: UpstreamResponse) -> Reply:
         """Relay an error of the request; one that a provider's content filter made is a refusal and counted as one."""
         request = before.request
         body, whole = await read_up_to(response, self._judged_bytes)
-        if whole and is_filter_error(body):
+        if not whole:
+            return self._not_whole(before, response, body, Action.UPSTREAM_ERROR)
+        if is_filter_error(body):
             signals = await self._observer.signals(request, FILTERED, before.boundary)
             outcome = Outcome(signals, untouched("the provider's filter answered with an error", before.attempts))
             self._ledger.record(request, outcome, FILTERED)
@@ -129,19 +137,27 @@ class Gate:
             self._ledger.count(request, Action.UPSTREAM_ERROR)
             attempts = len(before.attempts)
             own = self._ledger.headers(request, Action.UPSTREAM_ERROR, zone=UNREAD, attempts=attempts)
-        rest = body if whole else _rest_of(request, body, response)
-        return Reply(response.status, returned_headers(response.headers, own), rest)
+        return Reply(response.status, returned_headers(response.headers, own), body)
+
+    def _not_whole(self, before: Before, response: UpstreamResponse, begun: bytes, action: Action) -> Reply:
+        """Relay an answer that is too long to judge, of which ``begun`` was read."""
+        request, state = before.request, _Watched()
+        own = self._ledger.headers(request, action, zone=UNREAD, attempts=len(before.attempts))
+        rest = _rest_of(request, begun, response, state)
+        headers = returned_headers(response.headers, own)
+        return Reply(response.status, headers, rest, self._counted(request, action, state))
 
     async def _whole(self, before: Before, response: UpstreamResponse) -> Reply:
         request = before.request
         body, whole = await read_up_to(response, self._judged_bytes)
-        choices = read_choices(body, request.wire.gather(request.payload)) if whole else {}
+        if not whole:
+            return self._not_whole(before, response, body, Action.UNJUDGED)
+        choices = read_choices(body, request.wire.gather(request.payload))
         if not choices:
             self._ledger.count(request, Action.UNJUDGED)
             attempts = len(before.attempts)
             own = self._ledger.headers(request, Action.UNJUDGED, zone=UNREAD, attempts=attempts)
-            rest = body if whole else _rest_of(request, body, response)
-            return Reply(response.status, returned_headers(response.headers, own), rest)
+            return Reply(response.status, returned_headers(response.headers, own), body)
         answer = together(choices)
         signals = await self._observer.signals(request, answer, before.boundary)
         if request.mode is Mode.SHADOW:
@@ -207,11 +223,13 @@ class Gate:
         return Reply(response.status, returned_headers(response.headers, own), relay(), judge)
 
 
-async def _rest_of(request: ChatRequest, first: bytes, response: UpstreamResponse) -> AsyncGenerator[bytes, None]:
+async def _rest_of(
+    request: ChatRequest, first: bytes, response: UpstreamResponse, state: _Watched
+) -> AsyncGenerator[bytes, None]:
     """Yield ``first``, then the rest as it arrives.
 
-    A failure ends an event stream with an error event; elsewhere it is raised, so that the client sees a body cut short
-    instead of one that seems whole.
+    A failure ends an event stream with an error event, and ``state`` says so; elsewhere it is raised, so that the
+    client sees a body cut short instead of one that seems whole.
     """
     last = first
     if first:
@@ -223,4 +241,5 @@ async def _rest_of(request: ChatRequest, first: bytes, response: UpstreamRespons
     except UpstreamError as error:
         if not response.headers.get("content-type", "").lower().startswith(_EVENT_STREAM):
             raise
+        state.failed = True
         yield request.wire.error_event(error.body(), last)

@@ -24,7 +24,7 @@ from proxy.headers import ACTION_HEADER, returned_headers
 from proxy.hold_back import HeldStream, hold_head
 from proxy.ledger import UNREAD, Ledger, Outcome
 from proxy.metrics import Metrics
-from proxy.policy import Answer
+from proxy.policy import Answer, kept_because
 from proxy.recovery import Recovery, untouched
 from proxy.settings.recovery import StreamSettings
 from proxy.signals import Observer, Signals
@@ -127,7 +127,7 @@ class HeldStreams:
         settled: list[asyncio.Task[Outcome]] = []
 
         async def body() -> AsyncGenerator[bytes, None]:
-            async for chunk in held.release_before_content(self._settings.buffer_bytes):
+            async for chunk in held.release_before_content(self._settings.buffer_bytes, self._settings.keepalive_s):
                 yield chunk
             try:
                 refused = await self._head(request, held, None)
@@ -145,8 +145,11 @@ class HeldStreams:
             outcome = settled[0].result() if settled else self._unrefused(request, held, language)
             self._record(request, outcome, held)
 
-        own = self._ledger.headers(request, Action.OBSERVING, zone=UNREAD, attempts=None)
-        return Reply(response.status, returned_headers(response.headers, own), body(), record)
+        return Reply(response.status, returned_headers(response.headers, self._unknown(request)), body(), record)
+
+    def _unknown(self, request: ChatRequest) -> dict[str, str]:
+        """Return the headers of a stream that leaves before its head is known."""
+        return self._ledger.headers(request, Action.OBSERVING, zone=UNREAD, attempts=None)
 
     def _unrefused(self, request: ChatRequest, held: HeldStream, language: str) -> Outcome:
         answer = held.reader.answer()
@@ -154,12 +157,16 @@ class HeldStreams:
         return Outcome(signals, untouched("the stream's head was no refusal"))
 
     def _relayed(self, request: ChatRequest, response: UpstreamResponse, held: HeldStream, language: str) -> Reply:
-        """Let a stream go whose head is no refusal."""
+        """Let a stream go whose head is no refusal, or whose answer has not begun."""
 
         async def judge() -> None:
             self._record(request, self._unrefused(request, held, language), held)
 
-        own = self._ledger.outcome_headers(request, self._unrefused(request, held, language))
+        outcome = self._unrefused(request, held, language)
+        if outcome.signals.refusal is not None and outcome.signals.refusal.kind is RefusalKind.EMPTY and not held.ended:
+            own = self._unknown(request)
+        else:
+            own = self._ledger.outcome_headers(request, outcome)
         return Reply(response.status, returned_headers(response.headers, own), held.replay(self._judged_bytes), judge)
 
     async def _settle(self, request: ChatRequest, held: HeldStream, language: str, refused: frozenset[int]) -> Outcome:
@@ -187,7 +194,7 @@ class HeldStreams:
         held: HeldStream,
         draining: asyncio.Task[None],
     ) -> Outcome:
-        """Let recovered answers take the originals' places only where the whole original is a refusal."""
+        """Let recovered answers take the originals' places only where policy has the whole original recovered."""
         await asyncio.wait({draining}, timeout=self._drain_limit_s)
         if not held.whole:
             why = "the original was too long, too slow or cut off, so that nobody could say it was a refusal"
@@ -195,6 +202,9 @@ class HeldStreams:
         choices = held.reader.choices()
         answer = together(choices)
         signals = replace(signals, form=answer.form, refusal=self._observer.refusal(answer))
+        kept = kept_because(signals, self._recovery.rules)
+        if kept is not None:
+            return Outcome(signals, recoveries.instead(f"judged whole, {kept}").overall)
         refused = self._choices.refused(choices, signals)
         recoveries = recoveries.only(refused, "the original, judged whole, is no refusal that is recovered")
         recovered = self._choices.merged(request, held.raw, choices, recoveries)

@@ -10,7 +10,7 @@ from proxy.answers import DONE, RefusalForm, StreamReader, json_object
 from proxy.errors import UpstreamError
 from proxy.exchange import ChatRequest
 from proxy.settings.recovery import StreamSettings
-from proxy.stream import SseEvent, split_events
+from proxy.stream import KEEP_ALIVE, SseEvent, split_events, without_data
 from proxy.upstream.protocol import UpstreamResponse
 
 Feed = Callable[[str], RefusalVerdict | None]
@@ -77,10 +77,11 @@ class HeldStream:
         while not self.ended and self.kept <= limit_bytes:
             await self.take()
 
-    async def release_before_content(self, limit_bytes: int) -> AsyncGenerator[bytes, None]:
-        """Yield whole events as they arrive, as long as they add nothing to the answer itself: roles, reasoning.
+    async def release_before_content(self, limit_bytes: int, keepalive_s: float) -> AsyncGenerator[bytes, None]:
+        """Yield whole events and comments as they arrive, as long as they add nothing to the answer: roles, reasoning.
 
-        Ends with the first that does, and where one event is longer than ``limit_bytes``.
+        A comment of our own keeps the connection alive after every ``keepalive_s`` in which nothing came. Ends with the
+        first event that is part of the answer, and where one is longer than ``limit_bytes``.
         """
         while True:
             held = self.raw
@@ -91,13 +92,18 @@ class HeldStream:
                 yield held[:free]
             if self.ended or self.kept > limit_bytes or self._answers(held[free:]):
                 return
-            await self.take()
+            try:
+                async with asyncio.timeout(keepalive_s):
+                    await self.take()
+            except TimeoutError:
+                yield KEEP_ALIVE
 
     def _free_of_content(self, held: bytes) -> int:
-        """Return how many bytes of ``held`` are whole events that hold nothing of the answer."""
+        """Return how many bytes of ``held`` are whole events and comments that hold nothing of the answer."""
         free = 0
         for raw, event in split_events(held):
             if event is None or self._is_content(event):
+                free += without_data(raw)
                 break
             free += len(raw)
         return free

@@ -95,8 +95,8 @@ class Ledger:
         if counter is None:  # the client's own look-up costs more than all else here
             counter = self._requests[action, request.mode] = self._metrics.requests.labels(action, request.mode)
         counter.inc()
-        if action is Action.OFF and request.mode_by is ModeSource.CLIENT_HEADER and self._audit is not None:
-            self._audit.write_unjudged(request, action)
+        if request.mode is Mode.OFF and request.mode_by is ModeSource.CLIENT_HEADER and self._audit is not None:
+            self._count_row(written=self._audit.write_unjudged(request, action))
 
     def record(self, request: ChatRequest, outcome: Outcome, original: ChatAnswer) -> None:
         """Count a judged exchange and write its audit row if it was flagged."""
@@ -119,7 +119,7 @@ class Ledger:
             self._metrics.refused(KINDS[signals.zone], signals.form, signals.language)
         if self._audit is None or not (signals.refused or outcome.recovered.attempts.made):
             return
-        self._audit.write(
+        written = self._audit.write(
             request,
             signals,
             outcome.recovered.decision,
@@ -128,6 +128,7 @@ class Ledger:
             original=text,
             delivered=delivered,
         )
+        self._count_row(written=written)
 
     def record_shadow(self, request: ChatRequest, outcome: Outcome, original: ChatAnswer) -> None:
         """Count a background recovery and write a second row for its exchange: the first says what was delivered."""
@@ -136,7 +137,7 @@ class Ledger:
         if self._audit is None:
             return
         text = "\n".join(original.texts)
-        self._audit.write(
+        written = self._audit.write(
             request,
             outcome.signals,
             outcome.recovered.decision,
@@ -146,6 +147,11 @@ class Ledger:
             delivered=text,
             shadow=outcome.recovered.text,
         )
+        self._count_row(written=written)
+
+    def _count_row(self, *, written: bool) -> None:
+        if not written:
+            self._metrics.audit_failures.inc()
 
     def _count_attempts(self, outcome: Outcome) -> None:
         sent = outcome.recovered.attempts.sent

@@ -227,6 +227,9 @@ class Metrics:
             ("limit",),
             registry=self.registry,
         )
+        self.audit_failures = Counter(
+            "rass_audit_failures_total", "Audit rows that could not be written, or not whole.", registry=self.registry
+        )
         self.reloads = Counter(
             "rass_reloads_total",
             "Reloads of settings, keys and bundle: applied, or kept as it was.",

@@ -159,22 +159,28 @@ class AttemptState:
 
 def decide(signals: Signals, attempts: AttemptState, rules: Rules = TABLE_ALONE) -> Decision:
     """Return what to do next. Never returns ``Recover`` unless the request's zone is benign or band."""
+    kept = kept_because(signals, rules)
+    return _climb(signals, attempts, rules) if kept is None else Deliver(Answer.ORIGINAL, kept)
+
+
+def kept_because(signals: Signals, rules: Rules) -> str | None:
+    """Return why an answer is delivered whatever was tried, or ``None`` where the table has it recovered."""
     if not signals.mode.recovers:
-        return Deliver(Answer.ORIGINAL, f"mode {signals.mode} changes no answer")
+        return f"mode {signals.mode} changes no answer"
     if signals.refusal is None:
-        return Deliver(Answer.ORIGINAL, "nothing could judge the answer")
+        return "nothing could judge the answer"
     kept = rules.kept_because(signals.form, signals.refusal.kind, streamed=signals.streamed)
     if kept is not None:
-        return Deliver(Answer.ORIGINAL, kept)
+        return kept
     match signals.zone:
         case Zone.HARMFUL:
-            return Deliver(Answer.ORIGINAL, "the request lies on the harmful side: the refusal is warranted")
+            return "the request lies on the harmful side: the refusal is warranted"
         case Zone.UNKNOWN:
-            return Deliver(Answer.ORIGINAL, "nothing could tell on which side the request lies")
+            return "nothing could tell on which side the request lies"
         case Zone.BAND if signals.form is not RefusalForm.TEXT or signals.refusal.kind is not RefusalKind.FULL:
-            return Deliver(Answer.ORIGINAL, "near the boundary only full refusals in text are tried again")
+            return "near the boundary only full refusals in text are tried again"
         case Zone.BENIGN | Zone.BAND:
-            return _climb(signals, attempts, rules)
+            return None
         case _:
             assert_never(signals.zone)
 

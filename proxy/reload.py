@@ -68,8 +68,10 @@ class Reloader:
             self._kept("reloading failed")
             logger.exception("reloading failed")
             return False
-        self._running = fresh
+        former, self._running = self._running, fresh
         self._said = ""
+        for watch in former.watches.values():
+            await watch.stop()  # at once, and not when its last request has ended
         self._running.deps.metrics.reloads.labels("applied").inc()
         logger.info("settings reloaded: mode %s, upstream %s", settings.mode, settings.upstream.url)
         return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from proxy.attempts import Attempts
 from proxy.budgets import Budgets, KeyBudgets, ShareBudget
-from proxy.canary_watch import CanaryWatch, build_canary
+from proxy.canary_watch import CanaryWatch
 from proxy.choice_recovery import ChoiceRecovery
 from proxy.clarify import clarify_exists, load_notes
 from proxy.dependencies import Dependencies
@@ -21,8 +21,10 @@ from proxy.steer_first import SteerFirst
 from proxy.steps import Steps
 
 
-def assembled_route(name: str, patterns: tuple[str, ...], settings: Settings, deps: Dependencies) -> Route:
-    """Return a route with everything behind it; ``settings`` and ``deps`` are the route's own."""
+def assembled_route(
+    name: str, patterns: tuple[str, ...], settings: Settings, deps: Dependencies, canary: CanaryWatch | None
+) -> Route:
+    """Return a route with everything behind it; ``settings``, ``deps`` and ``canary`` are the route's own."""
     judged_bytes = settings.limits.max_judged_bytes
     observer = Observer(deps.detectors, deps.metrics, settings.detectors.deadline_s, settings.recovery.rules)
     ledger = Ledger(deps.metrics, deps.audit)
@@ -52,7 +54,6 @@ def assembled_route(name: str, patterns: tuple[str, ...], settings: Settings, de
         shadow=shadow,
         judged_bytes=judged_bytes,
     )
-    probe = build_canary(settings, deps)
     return Route(
         name=name,
         patterns=patterns,
@@ -62,7 +63,7 @@ def assembled_route(name: str, patterns: tuple[str, ...], settings: Settings, de
         upstream=deps.upstream,
         bundle=deps.bundle,
         check=ReadinessCheck(settings, deps.upstream, deps.bundle),
-        canary=None if probe is None else CanaryWatch(settings.canary, probe, deps.metrics, route=name),
+        canary=canary,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 KEEP_ALIVE = b": working\n\n"
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class SseParser:
     def _take(self, line: bytes) -> SseEvent | None:
         if self._at_start:
             self._at_start = False
-            line = line.removeprefix(b"\xef\xbb\xbf")
+            line = line.removeprefix(_BOM)
         if not line:
             event = SseEvent("\n".join(self._data), self._name) if self._data else None
             self._data, self._name = [], None
@@ -69,6 +70,19 @@ class SseParser:
         elif field == b"event":
             self._name = text
         return None
+
+
+def without_data(raw: bytes) -> int:
+    """Return how many bytes at the beginning are whole blocks that bring no event: comments, fields without data."""
+    seen = free = 0
+    for line in raw.splitlines(keepends=True):
+        seen += len(line)
+        content = line.rstrip(b"\r\n")
+        if len(content) == len(line) or content.removeprefix(_BOM).partition(b":")[0] == b"data":
+            break
+        if not content:
+            free = seen
+    return free
 
 
 def split_events(body: bytes) -> Iterator[tuple[bytes, SseEvent | None]]:

@@ -179,4 +179,7 @@ class StreamSettings(Group):
         default=2.0,
         description="Headers leave after this long even while recovery runs, so that they cannot name its outcome.",
     )
-    keepalive_s: PositiveFloat = Field(default=5.0, description="Seconds between SSE comments while recovery runs.")
+    keepalive_s: PositiveFloat = Field(
+        default=5.0,
+        description="Seconds between SSE comments while recovery runs, or a stream's content is waited for.",
+    )

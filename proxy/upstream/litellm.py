@@ -51,7 +51,7 @@ class WholeResponse:
     def __init__(self, status: int, payload: Mapping[str, object], headers: Mapping[str, str] | None = None) -> None:
         self.status = status
         self.headers: Mapping[str, str] = {"content-type": "application/json", **(headers or {})}
-        self._rest = json.dumps(payload, ensure_ascii=False).encode()
+        self._rest = json.dumps(payload).encode()  # ASCII, as in `proxy.choice_bytes`
 
     async def next_chunk(self) -> bytes:
         """Return the body, then ``b""``."""
@@ -275,7 +275,7 @@ async def _events(
             if finishes(chunk) and wire.cut_off:
                 # litellm ends a stream that broke off with "stop", as if the model had come to its end.
                 raise upstream.broke(_said(wire) or "the stream was cut off")
-            yield SseEvent(json.dumps(chunk, ensure_ascii=False)).encode()
+            yield SseEvent(json.dumps(chunk)).encode()
             answer = await anext(rest, None)
     except UpstreamError:
         raise

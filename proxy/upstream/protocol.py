@@ -16,7 +16,7 @@ class UpstreamResponse(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers, names in lower case."""
+        """The headers, names in lower case; values are decoded as UTF-8, with ``surrogateescape``."""
         ...
 
     async def next_chunk(self) -> bytes:

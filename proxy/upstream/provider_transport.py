@@ -35,7 +35,12 @@ class WatchedTransport(httpx.AsyncBaseTransport):
         except httpx.TransportError as error:
             self._wire.failure = error
             raise
-        self._wire.begin(response.status_code, {name.lower(): value for name, value in response.headers.items()})
+        # Not httpx's own text of the values, whose encoding is a guess for all of them together.
+        headers = {
+            name.decode("latin-1").lower(): value.decode("utf-8", "surrogateescape")
+            for name, value in response.headers.raw
+        }
+        self._wire.begin(response.status_code, headers)
         assert isinstance(response.stream, httpx.AsyncByteStream)
         self._answer = response.stream = _WatchedStream(response.stream, self._wire)
         return response

@@ -69,7 +69,7 @@ class GatheredChoices:
 
     def add_event(self, payload: Mapping[str, object]) -> Mapping[int, str]:
         """Take in one chunk and return the text that it added to each choice."""
-        self.failed = self.failed or "error" in payload
+        self.failed = self.failed or bool(payload.get("error"))
         return self._add(payload, self._streamed)
 
     def _add(self, payload: Mapping[str, object], message_of: MessageOf) -> dict[int, str]:

@@ -102,7 +102,7 @@ class GatheredResponse:
                 self.failed = True
             case str() if "reasoning" in kind:
                 self.reasoned = True
-        if "error" in payload and kind is None:
+        if payload.get("error") and kind is None:
             self.failed = True
         return {}
 

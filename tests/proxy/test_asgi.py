@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from proxy.asgi import ClientGone, while_connected
+from proxy.asgi import ClientGone, send_reply, while_connected
+from proxy.exchange import Reply
 from proxy.time_limits import TimeLimit
 
 LONG_S = 60.0
@@ -68,3 +69,14 @@ async def test_an_error_of_the_work_is_raised():
 
     with pytest.raises(ValueError, match="its own"):
         await while_connected(nobody_asks, work(), TimeLimit(LONG_S))
+
+
+@pytest.mark.parametrize("raw", [b"plain", "Grüße 你好".encode(), b"latin-1 \xfc\xdf"])
+async def test_a_headers_bytes_go_out_as_they_came_in(raw):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    await send_reply(Reply(200, {"x-odd": raw.decode("utf-8", "surrogateescape")}, b""), send)
+    assert (b"x-odd", raw) in sent[0]["headers"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -64,14 +66,18 @@ async def test_the_row_says_who_chose_the_mode(model, start_proxy, script, refus
     assert row["key_id"] == "anonymous"
 
 
-async def test_a_client_that_turns_judging_off_leaves_a_row(model, start_proxy, script, refusal, tmp_path, eventually):
+@pytest.mark.parametrize(("break_after", "action"), [(None, "off"), (100, "failed")])
+async def test_a_client_that_turns_judging_off_leaves_a_row(
+    model, start_proxy, script, refusal, tmp_path, eventually, break_after, action
+):
     path = tmp_path / "audit.jsonl"
     model.scripts[KILL] = script(refusal)
+    model.break_after = break_after
     proxy = await start_proxy(audit=Audit(path, include_text=True))
-    await proxy.ask(KILL, headers={"x-rass-mode": "off"})
+    await proxy.ask(KILL, headers={"x-rass-mode": "off"}, stream=True)
     await eventually(lambda: path.read_text() != "")
     row = json.loads(path.read_text())
-    assert (row["action"], row["mode"], row["mode_by"]) == ("off", "off", "client header")
+    assert (row["action"], row["mode"], row["mode_by"]) == (action, "off", "client header")
     assert "process" not in json.dumps(row)
 
 
@@ -82,3 +88,31 @@ async def test_a_proxy_that_is_off_writes_nothing(model, start_proxy, script, re
     await proxy.ask(KILL)
     await eventually(lambda: proxy.total("rass_requests_total", outcome="off", mode="off") == 1)
     assert path.read_text() == ""
+
+
+async def test_a_full_disk_takes_no_answer_away(model, start_proxy, script, refusal, caplog):
+    model.scripts[KILL] = script(refusal, steered="Use kill.")
+    proxy = await start_proxy(audit=Audit(Path("/dev/full"), include_text=False))
+    for _ in range(2):
+        status, headers, _ = await proxy.ask(KILL)
+        assert (status, headers["x-rass-action"]) == (200, "recovered")
+    assert proxy.total("rass_audit_failures_total") == 2
+    assert caplog.text.count("No space left on device") == 1
+
+
+async def test_a_row_that_was_cut_short_spoils_no_other(
+    model, start_proxy, script, refusal, tmp_path, caplog, monkeypatch
+):
+    path = tmp_path / "audit.jsonl"
+    model.scripts[KILL] = script(refusal, steered="Use kill.")
+    proxy = await start_proxy(audit=Audit(path, include_text=False))
+    whole = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda file, data: whole(file, data[:10]))
+        await proxy.ask(KILL)
+    await proxy.ask(KILL)
+    cut, row = path.read_text().splitlines()
+    assert len(cut) == 10
+    assert json.loads(row)["action"] == "recovered"
+    assert proxy.total("rass_audit_failures_total") == 1
+    assert "rows are written again; 1 was lost" in caplog.text

@@ -233,6 +233,13 @@ async def test_the_answer_harm_detector(checked, detector, state, said):
     only(lines, "answer-harm detector", state, said)
 
 
+async def test_no_mode_that_recovers_works_without_them(checked):
+    lines = await checked(Mode.SHADOW, replaced={"boundary": None, "answer_harm": None})
+    for name, key in (("boundary detector", "detectors.boundary"), ("answer-harm detector", "detectors.answer_harm")):
+        assert lines[name].state is State.FAIL
+        assert f"mode shadow recovers nothing without it; give a bundle, or set {key}" in lines[name].says
+
+
 async def test_an_engine_that_does_not_read_coordinates(checked, model):
     model.read_status = 500
     lines = await checked()

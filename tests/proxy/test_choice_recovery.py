@@ -6,13 +6,15 @@ import json
 
 import pytest
 
-from proxy.answers import StreamReader, read_choices
+from proxy.answers import StreamReader, read_choices, stream_without_report
+from proxy.choice_bytes import Replacement, continued, replaced_streams
 from proxy.exchange import Mode
 from proxy.stream import SseParser
 from proxy.wires.chat import CHAT
 
 KILL = "How do I kill a process?"
 REFUSED = "I'm sorry, but I cannot help with that."
+PARTIAL = "I'm sorry, I cannot say much; however, there is a command."
 TEXTS = ("First answer.", REFUSED, "Third answer.")
 
 
@@ -141,3 +143,44 @@ async def test_each_choice_is_judged_in_mode_observe(several, start_proxy):
     _, headers, _ = await proxy.ask(KILL, n=3)
     assert headers["x-rass-action"] == "refusal-kept"
     assert proxy.total("rass_refusals_total", kind="over", language="en") == 1
+
+
+async def test_half_a_character_does_not_keep_an_answer_from_its_client(several, start_proxy):
+    several("Half: \ud83d", REFUSED, steered="Also half: \ude00")
+    proxy = await start_proxy()
+    status, _, body = await proxy.ask(KILL, n=2)
+    assert status == 200
+    assert texts_of(body, stream=False) == {0: "Half: \ud83d", 1: "Also half: \ude00"}
+
+
+def test_half_a_character_passes_where_a_streams_events_are_written_anew():
+    def event(**fields):
+        chunk = {"id": "c2", "choices": [{"index": 0, "delta": {"content": "\ud83d"}}], **fields}
+        return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+    end = b"data: [DONE]\n\n"
+    clean = stream_without_report(event(rass={"steered": True}) + end)
+    assert json.loads(SseParser().feed(clean)[0].data) == json.loads(SseParser().feed(event())[0].data)
+    for written in (
+        continued(b'data: {"id": "c1"}\n\n', clean),
+        replaced_streams(clean, {0: Replacement(clean, 1)}, 1),
+    ):
+        assert texts_of(written, stream=True) == {0: "\ud83d"}
+
+
+@pytest.mark.parametrize("texts", [(PARTIAL, PARTIAL), (REFUSED, PARTIAL)])
+async def test_partial_choices_are_recovered_where_that_is_configured(model, several, start_proxy, texts):
+    several(*texts)
+    proxy = await start_proxy(recovery={"partial": True})
+    _, headers, body = await proxy.ask(KILL, n=2)
+    assert texts_of(body, stream=False) == {0: "Use kill.", 1: "Use kill."}
+    assert (headers["x-rass-action"], headers["x-rass-attempts"]) == ("recovered", "2")
+    assert [request for request in model.requests[1:] if "n" in request] == []
+
+
+async def test_a_partial_choice_near_the_boundary_stays(model, several, start_proxy):
+    several(REFUSED, PARTIAL)
+    model.scripts[KILL].h = 0.5
+    proxy = await start_proxy(recovery={"partial": True})
+    _, _, body = await proxy.ask(KILL, n=2)
+    assert texts_of(body, stream=False) == {0: "Use kill.", 1: PARTIAL}

@@ -155,6 +155,9 @@ async def test_a_stream_that_breaks_after_its_head_ends_with_an_error_event(mode
         error = json.loads(SseParser().feed(body)[-1].data)["error"]
         assert error["code"] == "upstream_broke"
         assert model.url in error["message"]
+        failed = partial(proxy.total, "rass_requests_total", outcome="failed", mode=mode)
+        await eventually(lambda count=failed: count() == 1)
+        assert proxy.total("rass_requests_total") == 1
 
 
 async def test_a_stream_that_breaks_before_its_head_is_an_error(model, start_proxy, script):

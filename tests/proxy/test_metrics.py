@@ -45,6 +45,7 @@ NAMES = {
     "rass_recovery_seconds": ("histogram",),
     "rass_unauthorized_total": ("counter", "reason"),
     "rass_rate_limited_total": ("counter", "limit"),
+    "rass_audit_failures_total": ("counter",),
     "rass_reloads_total": ("counter", "result"),
     "rass_relayed_requests_total": ("counter", "path", "status"),
     "rass_requests_in_flight": ("gauge",),

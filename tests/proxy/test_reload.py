@@ -48,6 +48,11 @@ class Serving:
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return sum(sample.value for sample in samples if sample.name == name and sample.labels == labels)
 
+    async def until(self, name, value, **labels):
+        async with asyncio.timeout(20):
+            while await self.total(name, **labels) != value:  # noqa: ASYNC110 - a figure sets no event
+                await asyncio.sleep(0.01)
+
     async def reloaded(self, result, times=1):
         async with asyncio.timeout(20):
             while await self.total("rass_reloads_total", result=result) < times:  # noqa: ASYNC110 - a counter sets no event
@@ -181,6 +186,30 @@ async def test_a_bundle_waits_for_the_served_model(serving, reference_model, scr
     reference_model.scripts[PROBE] = script(refusal, steered="With the command kill.")
     await serving.reloaded("applied")
     assert (await serving.ask())[1]["x-rass-action"] == "recovered"
+
+
+async def test_a_failing_canary_holds_the_mode_down_over_a_reload(
+    serving, reference_model, script, refusal, eventually
+):
+    serving.write('bundle = "reference"', mode="recover", groups="interval_s = 0.02\nfailures = 2")
+    await serving.reloaded("applied")
+    reference_model.scripts[PROBE] = script(refusal, steered=refusal, steers=False)
+    await serving.until("rass_canary_failing", 1)
+    reference_model.scripts["slow"] = script("Yes.")
+    reference_model.hold = asyncio.Event()  # the next watch's first probe waits for it too
+    slow = asyncio.create_task(serving.ask("slow"))
+    await eventually(lambda: any(each["messages"][-1]["content"] == "slow" for each in reference_model.requests))
+    serving.write('bundle = "reference"', mode="recover", groups="interval_s = 3600\nfailures = 2")
+    await serving.reloaded("applied", times=2)
+    await eventually(lambda: sum("CanaryWatch._watch" in repr(each) for each in asyncio.all_tasks()) == 1)
+    assert await serving.total("rass_canary_failing") == 1
+    reference_model.hold.set()
+    assert (await slow)[1]["x-rass-action"] == "delivered"
+    assert (await serving.ask())[1]["x-rass-action"] == "refusal-kept"
+    assert await serving.total("rass_canary_failing") == 1
+    serving.write()
+    await serving.reloaded("applied", times=3)
+    await serving.until("rass_canary_failing", 0)
 
 
 async def test_no_request_is_dropped_while_reloading(serving, reference_model, script):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.stream import SseEvent, SseParser, split_events
+from proxy.stream import SseEvent, SseParser, split_events, without_data
 
 LINES = st.sampled_from(
     ["data: a", "data:b", "data", "data: 你好", ": comment", "event: error", "id: 1", "retry: 5", "", "", "unknown: x"]
@@ -67,3 +67,20 @@ def test_an_event_survives_the_wire(data):
 )
 def test_the_grammar(raw, expected):
     assert events_of([raw]) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "free"),
+    [
+        (b": beat\n\n", 8),
+        (b": beat\r\n\r\n: beat\r\rdata: x\n\n", 18),
+        (b": beat\n\n: cut", 8),
+        (b": beat\ndata: x\n\n", 0),
+        (b"\xef\xbb\xbfdata: x\n\n", 0),
+        (b"data\n\n", 0),
+        (b"event: x\n\ndata", 10),
+        (b"", 0),
+    ],
+)
+def test_blocks_without_data_are_told_from_events(raw, free):
+    assert without_data(raw) == free

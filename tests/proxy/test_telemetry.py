@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from proxy.dependencies import build_dependencies
 from proxy.errors import StartupError
+from proxy.settings import Settings
 from proxy.telemetry import ExchangeTracer, open_tracer
 
 KILL = "How do I kill a process?"
@@ -82,3 +84,19 @@ def test_without_the_extra_the_endpoint_is_refused(monkeypatch):
 def test_the_exporter_is_made_where_the_extra_is_there():
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs the extra otel")
     open_tracer("http://127.0.0.1:1/v1/traces").close()
+
+
+async def test_dependencies_that_cannot_be_made_leave_no_tracer_behind(monkeypatch):
+    left = []
+
+    class Opened:
+        def __init__(self, _endpoint):
+            left.append(self)
+
+        def close(self):
+            left.remove(self)
+
+    monkeypatch.setattr("proxy.dependencies.open_tracer", Opened)
+    with pytest.raises(StartupError, match="nowhere"):
+        await build_dependencies(Settings.model_validate({"bundle": "/nowhere"}))
+    assert left == []

@@ -233,6 +233,24 @@ async def test_a_watch_that_ends_holds_no_mode_down():
     assert metrics.registry.get_sample_value("rass_canary_failing") == 0
 
 
+@pytest.mark.parametrize(("steers", "held"), [(("0123", "http://a"), True), (("4567", "http://a"), False)])
+async def test_a_watch_goes_on_from_the_former_one_where_it_watches_the_same(steers, held):
+    metrics = Metrics()
+    former = CanaryWatch(Settings().canary, Scripted(), metrics, steers=("0123", "http://a"))
+    former.start()
+    for _ in range(3):
+        former.record(CanaryReport(F, "because"))
+    newest = CanaryWatch(Settings().canary, Scripted(), metrics, steers=steers, former=former)
+    assert metrics.registry.get_sample_value("rass_canary_failing") == 1
+    newest.start()
+    assert (newest.failing, newest.last is not None) == (held, held)
+    assert metrics.registry.get_sample_value("rass_canary_failing") == held
+    await former.stop()
+    assert metrics.registry.get_sample_value("rass_canary_failing") == held
+    await newest.stop()
+    assert metrics.registry.get_sample_value("rass_canary_failing") == 0
+
+
 async def test_a_ladder_without_the_step_needs_no_canary(build):
     assert build_canary(*build(recovery={"ladder": ("clarify",)})) is None
 

@@ -273,3 +273,17 @@ async def test_a_relayed_answer_that_breaks_before_its_first_byte_is_an_error(wi
     assert (status, body, headers["content-length"]) == (200, original, str(len(original)))
     with pytest.raises(aiohttp.ClientPayloadError):
         await proxy.ask("hello", headers={"x-cut": str(head + 3)})
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"400 Bad Request"])
+async def test_an_answer_too_long_to_judge_that_breaks_is_counted_once(wire, start_proxy, eventually, status):
+    async def script(exchange):
+        head = b"HTTP/1.1 " + status + b"\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n"
+        await exchange.send(head + b"x" * 2000)
+
+    wire.script = script
+    proxy = await start_proxy(upstream={"url": wire.url, **UPSTREAM}, limits={"max_judged_bytes": 1000})
+    with pytest.raises(aiohttp.ClientPayloadError):
+        await proxy.ask("hello")
+    await eventually(lambda: proxy.total("rass_requests_total", outcome="failed") == 1)
+    assert proxy.total("rass_requests_total") == 1

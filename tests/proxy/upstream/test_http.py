@@ -133,6 +133,23 @@ async def test_a_chunk_that_is_none(wire, upstream):
         await read(upstream())
 
 
+@pytest.mark.parametrize("mode", ["off", "observe"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+async def test_odd_bytes_in_a_header_pass_unchanged(wire, start_proxy, mode, path):
+    odd = [b"x-utf: Gr\xc3\xbc\xc3\x9fe", b"x-latin: Gr\xfc\xdfe"]
+
+    async def script(exchange):
+        await exchange.send(b"\r\n".join([b"HTTP/1.1 200 OK", b"content-length: 2", *odd]) + b"\r\n\r\n{}")
+
+    wire.script = script
+    proxy = await start_proxy(mode, url=wire.url)
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    async with proxy.session.post(f"{proxy.url}{path}", json=body) as response:
+        assert response.status == 200
+        received = [name.lower() + b": " + value for name, value in response.raw_headers]
+    assert [line for line in odd if line not in received] == []
+
+
 @pytest.mark.parametrize("part", [b"", STREAM[:-2]])
 async def test_an_end_before_the_headers(wire, upstream, part):
     async def script(exchange):

@@ -158,3 +158,10 @@ async def test_an_attempt_with_a_typed_refusal_is_none(raw, start_proxy, post, r
     _, headers, answer = await post(proxy, PATH, ASK)
     assert headers["x-rass-action"] == "recovery-failed"
     assert answer == raw.whole
+
+
+def test_an_error_that_is_none_is_no_failure(sse):
+    for error, failed in ((None, False), ({"message": "no"}, True)):
+        reader = StreamReader(CHAT.gather({}))
+        reader.feed(sse({"error": error, "choices": []}, done=False)[0])
+        assert reader.failed is failed

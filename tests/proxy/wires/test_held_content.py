@@ -9,7 +9,7 @@ import pytest
 
 from proxy.answers import StreamReader
 from proxy.exchange import Mode
-from proxy.stream import SseParser
+from proxy.stream import KEEP_ALIVE, SseParser
 from proxy.wires.chat import CHAT
 
 PATH = "/v1/chat/completions"
@@ -122,6 +122,29 @@ async def test_a_stream_that_says_nothing_is_let_go_in_time_and_still_recovered(
     assert identities(body) == {"c1"}
 
 
+async def test_comments_before_the_content_leave_at_once(raw, start_proxy, sse):
+    raw.pieces = [b": PROCESSING\n\n"] * 2 + sse(chunk({"content": "Use kill."}), chunk({}, finish="stop"))
+    raw.pause_before = 2
+    proxy = await start_proxy(url=raw.url, stream={"headers_within_s": 0.05})
+    async with proxy.session.post(f"{proxy.url}{PATH}", json=ASK) as response:
+        client = Client(response)
+        await client.until(b": PROCESSING\n\n" * 2)
+        raw.go_on.set()
+        assert await client.rest() == raw.whole
+
+
+async def test_the_connection_is_kept_alive_while_no_content_comes(raw, start_proxy, sse):
+    raw.pieces = sse(chunk(ROLE), chunk({"content": "Use kill."}), chunk({}, finish="stop"))
+    raw.pause_before = 1
+    proxy = await start_proxy(url=raw.url, stream={"headers_within_s": 0.05, "keepalive_s": 0.05})
+    async with proxy.session.post(f"{proxy.url}{PATH}", json=ASK) as response:
+        client = Client(response)
+        await client.until(KEEP_ALIVE * 2)
+        raw.go_on.set()
+        body = await client.rest()
+    assert body.replace(KEEP_ALIVE, b"") == raw.whole
+
+
 async def test_a_stream_that_stalls_inside_its_head_is_relayed(raw, start_proxy, sse):
     raw.pieces = sse(chunk({"content": "I'm"}), chunk({"content": " glad."}), chunk({}, finish="stop"))
     raw.pause_before = 1
@@ -155,6 +178,23 @@ async def test_a_stream_that_breaks_after_reasoning_left_ends_with_an_error_even
     assert body.startswith(raw.whole)
     assert json.loads(SseParser().feed(body)[-1].data)["error"]["code"] == "upstream_broke"
     await eventually(lambda: proxy.total("rass_requests_total", outcome="failed", mode="recover") == 1)
+
+
+@pytest.mark.parametrize(("coordinate", "recovered"), [(0.0, False), (-9.0, True)])
+async def test_a_refused_stream_that_a_filter_ends_is_kept_near_the_boundary(
+    raw, start_proxy, sse, refused, attempt, eventually, coordinate, recovered
+):
+    raw.pieces = sse(chunk({"content": refused}), chunk({}, finish="content_filter"))
+    raw.attempts, raw.pause_before, raw.coordinate = [attempt], 1, coordinate
+    proxy = await start_proxy(url=raw.url, recovery={"filters": True}, stream={"headers_within_s": 0.05})
+    async with proxy.session.post(f"{proxy.url}{PATH}", json=ASK) as response:
+        await eventually(lambda: proxy.total("rass_recoveries_total", result="answered") == 1)
+        raw.go_on.set()
+        body = await response.read()
+    assert (text_of(body) == "Use kill.") is recovered
+    assert (body.replace(KEEP_ALIVE, b"") == raw.whole) is not recovered
+    outcome = "recovered" if recovered else "recovery-failed"
+    await eventually(lambda: proxy.total("rass_requests_total", outcome=outcome) == 1)
 
 
 async def test_tool_calls_stream_in_order_and_are_not_held(raw, start_proxy, sse):

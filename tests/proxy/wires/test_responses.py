@@ -215,3 +215,22 @@ async def test_its_error_event_is_typed(raw, start_proxy, post, sse):
     assert last.name == "error"
     assert json.loads(last.data)["type"] == "error"
     assert json.loads(last.data)["code"] == "upstream_broke"
+
+
+async def test_a_stream_that_leaves_before_its_head_is_known_says_no_more(raw, start_proxy, sse):
+    thought = {"type": "response.reasoning_text.delta", "delta": "Hm."}
+    raw.pieces = sse(thought, *stream("An answer."), named=True, done=False)
+    raw.pause_before = 1
+    proxy = await start_proxy(url=raw.url, recovery=ALL)
+    async with proxy.session.post(f"{proxy.url}{PATH}", json={**ASK, "stream": True}) as answer:
+        raw.go_on.set()
+        assert await answer.read() == raw.whole
+    own = {name: value for name, value in answer.headers.items() if name.startswith("x-rass-")}
+    assert own == {"x-rass-action": "observing", "x-rass-zone": "unread"}
+
+
+def test_an_error_that_is_none_is_no_failure(sse):
+    for error, failed in ((None, False), ({"message": "no"}, True)):
+        reader = StreamReader(RESPONSES.gather({}))
+        reader.feed(sse({"error": error}, done=False)[0])
+        assert reader.failed is failed
