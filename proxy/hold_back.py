@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Set
+from contextlib import aclosing
 
 from detectors.verdict import RefusalVerdict
 from proxy.answers import DONE, RefusalForm, StreamReader, json_object
@@ -92,11 +93,23 @@ class HeldStream:
                 yield held[:free]
             if self.ended or self.kept > limit_bytes or self._answers(held[free:]):
                 return
-            try:
-                async with asyncio.timeout(keepalive_s):
-                    await self.take()
-            except TimeoutError:
+            async with aclosing(self._taking(keepalive_s)) as waits:
+                async for comment in waits:
+                    yield comment
+
+    async def _taking(self, keepalive_s: float) -> AsyncGenerator[bytes, None]:
+        """Take in the next bytes, and yield a comment after every ``keepalive_s`` that they are waited for.
+
+        It is one wait throughout: begun anew after each comment, it would never reach the upstream's time limits.
+        """
+        taken = asyncio.create_task(self.take())
+        try:
+            while not (await asyncio.wait({taken}, timeout=keepalive_s))[0]:
                 yield KEEP_ALIVE
+            taken.result()
+        finally:
+            if taken.cancel():
+                await asyncio.wait({taken})
 
     def _free_of_content(self, held: bytes) -> int:
         """Return how many bytes of ``held`` are whole events and comments that hold nothing of the answer."""

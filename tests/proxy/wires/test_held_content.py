@@ -145,6 +145,18 @@ async def test_the_connection_is_kept_alive_while_no_content_comes(raw, start_pr
     assert body.replace(KEEP_ALIVE, b"") == raw.whole
 
 
+async def test_comments_of_ours_do_not_put_off_the_upstream_s_time_limit(raw, start_proxy, sse):
+    raw.pieces = sse(chunk(ROLE), chunk({"content": "Use kill."}), chunk({}, finish="stop"))
+    raw.pause_before = 1
+    stream = {"headers_within_s": 0.05, "keepalive_s": 0.1}
+    proxy = await start_proxy(url=raw.url, stream=stream, upstream={"idle_timeout_s": 0.5})
+    async with proxy.session.post(f"{proxy.url}{PATH}", json=ASK) as response:
+        body = await Client(response).rest()
+    assert KEEP_ALIVE in body
+    assert b"upstream.idle_timeout_s" in body
+    raw.go_on.set()
+
+
 async def test_a_stream_that_stalls_inside_its_head_is_relayed(raw, start_proxy, sse):
     raw.pieces = sse(chunk({"content": "I'm"}), chunk({"content": " glad."}), chunk({}, finish="stop"))
     raw.pause_before = 1
