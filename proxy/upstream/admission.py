@@ -179,8 +179,10 @@ class _Admitted:
         return chunk
 
     async def close(self) -> None:
-        await self._response.close()
-        self._leave()
+        try:
+            await self._response.close()
+        finally:
+            self._leave()  # also where closing fails or is cancelled: nobody comes back for the place
 
     def _leave(self) -> None:
         if self._lane is not None:

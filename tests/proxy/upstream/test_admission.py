@@ -160,6 +160,20 @@ async def test_a_place_is_given_up_once_however_an_answer_ends(admission, fake, 
     await last.close()
 
 
+async def test_a_place_is_given_up_where_closing_is_cancelled(admission, fake, response):
+    class Stuck(response):
+        async def close(self):
+            await asyncio.Event().wait()
+
+    upstream = admission(queue_length=0)
+    fake.coming = [Stuck(chunks=[b"x"])]
+    closing = asyncio.create_task((await send(upstream)).close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait({closing})
+    assert (await send(upstream)).status == 200
+
+
 async def test_readiness_checks_need_no_place(admission):
     upstream = admission(queue_length=0)
     await send(upstream)
