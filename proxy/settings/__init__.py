@@ -166,11 +166,23 @@ class Settings(BaseSettings):
         return own.model_copy(update={"routes": tuple(map(self._whole, kept)), "default_route": True})
 
     def _own(self, route: RouteSettings) -> Settings:
-        own = self.model_copy(update=route.overrides())
+        left = {} if route.upstream is None else self._without_keys()
+        own = self.model_copy(update=left | route.overrides())
         if own.recovery.fallback.route != route.name:
             return own
         # Inherited by the very route that it names: the same request once more, which is no fallback.
         return own.model_copy(update={"recovery": own.recovery.model_copy(update={"fallback": FallbackSettings()})})
+
+    def _without_keys(self) -> dict[str, object]:
+        """Return what a route with an upstream of its own inherits, without the keys that were for the one above."""
+        fallback = self.recovery.fallback
+        kept: dict[str, object] = {}
+        if self.judge.url is None:
+            kept["judge"] = self.judge.model_copy(update={"api_key": None})
+        if fallback.url is None:
+            without = fallback.model_copy(update={"api_key": None})
+            kept["recovery"] = self.recovery.model_copy(update={"fallback": without})
+        return kept
 
     def _whole(self, route: RouteSettings) -> RouteSettings:
         """Return a route that inherits nothing any more."""
