@@ -96,6 +96,9 @@ class Admission:
         self._metrics = metrics
         self._clients = Lane(settings.connections, settings.queue_length, settings.queue_time_limit_s)
         self._side = Lane(settings.side_connections, settings.queue_length, settings.queue_time_limit_s)
+        for lane in ("client", "side"):  # so that both are there at nothing before anybody had to wait
+            metrics.queue_length.labels(lane)
+            metrics.queue_seconds.labels(lane)
 
     @property
     def address(self) -> str:

@@ -108,6 +108,13 @@ def rejected(metrics, purpose, reason):
     return metrics.registry.get_sample_value("rass_upstream_rejected_total", labels)
 
 
+def test_both_lanes_are_shown_before_anybody_waits(admission, metrics):
+    admission()
+    for lane in ("client", "side"):
+        assert metrics.registry.get_sample_value("rass_upstream_queue_length", {"lane": lane}) == 0
+        assert metrics.registry.get_sample_value("rass_upstream_queue_seconds_count", {"lane": lane}) == 0
+
+
 async def test_a_full_queue_turns_away(admission, metrics):
     upstream = admission(queue_length=0, queue_time_limit_s=3)
     first = await send(upstream)
