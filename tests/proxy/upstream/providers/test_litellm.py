@@ -9,13 +9,16 @@ import asyncio
 import json
 import os
 import re
+import threading
 
 import httpx
 import pytest
 
 from proxy.answers import RefusalForm, StreamReader, is_filter_error, read_choices
+from proxy.dependencies import build_dependencies
 from proxy.errors import UpstreamBroke, UpstreamConnectTimedOut, UpstreamTimedOut, UpstreamUnreachable
 from proxy.server import listen, url_of
+from proxy.settings import Settings
 from proxy.wires.chat import CHAT
 
 # litellm and the SDKs that it uses leave pools, tasks and deprecated calls behind, none of them ours to mend.
@@ -422,6 +425,22 @@ async def test_the_settings_key_replaces_the_clients(provider, ask):
     provider.body = anthropic()
     await ask("anthropic", api_key="the-operators").whole()
     assert provider.seen_headers[0]["x-api-key"] == "the-operators"
+
+
+async def test_litellm_is_imported_beside_the_event_loop(ask, monkeypatch):
+    ask("gemini")  # or skip, where it is not installed
+    from proxy.upstream import litellm_library
+
+    threads = []
+    imported = litellm_library._imported
+
+    def recorded():
+        threads.append(threading.current_thread())
+        return imported()
+
+    monkeypatch.setattr(litellm_library, "_imported", recorded)
+    await (await build_dependencies(Settings(upstream={"kind": "litellm", "provider": "gemini"}))).close()
+    assert threads[0] is not threading.main_thread()
 
 
 async def test_models_and_other_paths(ask):
