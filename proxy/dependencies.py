@@ -155,9 +155,10 @@ async def _dependencies_of(
     """Make what serves one route's models; ``prefix`` goes before the names of its upstreams in metrics."""
     from proxy.detector_choice import choose_detectors
     from proxy.reading import choose_reader
-    from proxy.upstream.choice import open_upstream
+    from proxy.upstream.choice import load_kind, open_upstream
 
     bundle = await asyncio.to_thread(load_bundle, settings)
+    await load_kind(settings.upstream)
     upstream = open_upstream(settings.upstream, metrics, name=f"{prefix}model")
     closing = AsyncExitStack()
     try:

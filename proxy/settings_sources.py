@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,12 +19,16 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import EnvSettingsSource
+from pydantic_core import ErrorDetails
+from pydantic_settings import EnvSettingsSource, SettingsError
 
 from proxy.errors import StartupError
-from proxy.settings import ENVIRONMENT_PREFIX, RouteSettings, Settings
+from proxy.settings import ENVIRONMENT_PREFIX, Settings
 
 CONFIG_VARIABLE = f"{ENVIRONMENT_PREFIX}CONFIG"
+
+# An address with what may be a secret: a password, or a query.
+_TELLING_ADDRESS = re.compile(r"@|//.*[?#]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class SettingsSource:
     @property
     def path(self) -> Path | None:
         """The settings file, if there is one."""
-        named = os.environ.get(CONFIG_VARIABLE)
+        named = next((value for name, value in os.environ.items() if name.upper() == CONFIG_VARIABLE), None)
         return self.config or (Path(named) if named else None)
 
     def load(self) -> Settings:
@@ -53,11 +58,9 @@ def load_settings(flags: Mapping[str, object], config: Path | None = None) -> Se
     merged: dict[str, Any] = {}
     if path is not None:
         content = read_file(path)
-        _check_known(_dotted(content), f"settings file {path}")
-        _check_routes(content.get("routes"), f"settings file {path}")
+        _check_content(content, f"settings file {path}")
         _merge(merged, content)
-    _check_environment()
-    _merge(merged, EnvSettingsSource(Settings)())
+    _merge(merged, _environment())
     _check_known(iter(flags), "the command line")
     for key, value in flags.items():
         *groups, name = key.split(".")
@@ -188,17 +191,28 @@ def _check_known(keys: Iterator[str], origin: str) -> None:
             _check_one(key, known, origin)
 
 
-def _check_routes(routes: object, origin: str) -> None:
-    """As `_check_known`, for the keys of each route and of its tables."""
-    known = {
-        name: tuple(model.model_fields) if (model := _model_in(field)) else ()
-        for name, field in RouteSettings.model_fields.items()
-    }
-    for position, route in enumerate(routes if isinstance(routes, list) else ()):
-        for name, value in route.items() if isinstance(route, Mapping) else ():
-            _check_one(name, known, f"{origin}: routes.{position}")
-            for below in value if isinstance(value, Mapping) and known[name] else ():
-                _check_one(below, known[name], f"{origin}: routes.{position}.{name}")
+def _check_content(content: Mapping[str, Any], origin: str) -> None:
+    """Check names, and that what is a table is given as one; no value is quoted, which may be a secret."""
+    _check_known(_dotted(content), origin)
+    _check_table(content, Settings, f"{origin}:", "")
+
+
+def _check_table(table: Mapping[Any, Any], model: type[BaseModel], origin: str, path: str) -> None:
+    """As `_check_known`, for the keys of a table and of those in it, several in a list among them."""
+    for name, value in table.items():
+        _check_one(str(name), model.model_fields, f"{origin} {path}".rstrip(" ."))
+        field = model.model_fields[name]
+        below = _model_in(field)
+        if below is None:
+            continue
+        if isinstance(value, Mapping):
+            _check_table(value, below, origin, f"{path}{name}.")
+        elif _group(field):
+            example = f"{path}{name}.{next(iter(below.model_fields))}"
+            raise StartupError(f"{origin} {path}{name} is a table of keys, such as {example}, and no value of its own")
+        for position, each in enumerate(value if isinstance(value, list) else ()):
+            if isinstance(each, Mapping):
+                _check_table(each, below, origin, f"{path}{name}.{position}.")
 
 
 def _check_one(key: str, known: Collection[str], origin: str) -> None:
@@ -207,15 +221,34 @@ def _check_one(key: str, known: Collection[str], origin: str) -> None:
         raise StartupError(f"{origin}: unknown key {key!r}; the nearest known one is {nearest[0]!r}")
 
 
-def _check_environment() -> None:
+def _environment() -> dict[str, Any]:
+    """Read and check the environment's settings; their names are read in capitals or not."""
     known = {ENVIRONMENT_PREFIX + key.upper().replace(".", "__"): key for key in known_keys()}
     known[CONFIG_VARIABLE] = "config"
     # A whole group may also be given as JSON in one variable.
     known |= {ENVIRONMENT_PREFIX + name.upper().replace(".", "__"): name for name, _ in _groups()}
-    for variable in os.environ:
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
-            nearest = difflib.get_close_matches(variable, known, n=1, cutoff=0.0)
+    given = [variable for variable in os.environ if variable.upper().startswith(ENVIRONMENT_PREFIX)]
+    for variable in given:
+        if variable.upper() not in known:
+            nearest = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.0)
             raise StartupError(f"environment: unknown variable {variable}; the nearest known one is {nearest[0]}")
+    try:
+        content = EnvSettingsSource(Settings)()
+    except SettingsError as error:
+        # Its message names a field of ours and not the variable; its cause would quote the value.
+        tables = {name for name, _ in _groups()} | {"routes"}
+        wrong = [each for each in given if known[each.upper()] in tables and not _is_json(os.environ[each])]
+        raise StartupError(f"environment: {', '.join(wrong) or 'a variable'} must hold JSON") from error
+    _check_content(content, "environment")
+    return content
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
@@ -230,13 +263,18 @@ def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 def _validated(merged: dict[str, Any]) -> Settings:
     try:
-        # Not Settings(**merged): that would read the environment a second time.
         return Settings.model_validate(merged)
     except ValidationError as error:
         problems = []
         for item in error.errors(include_url=False):
             key = ".".join(str(part) for part in item["loc"])
-            # A secret must not reach a log through its own error, and a whole table helps nobody.
-            quoted = isinstance(item.get("input"), (str, int, float)) and not _is_secret(key)
-            problems.append(f"{key}: {item['msg']}" + (f" (given: {item['input']!r})" if quoted else ""))
+            problems.append(f"{key}: {item['msg']}" + (f" (given: {item['input']!r})" if _quotable(key, item) else ""))
         raise StartupError("settings: " + "; ".join(problems)) from error
+
+
+def _quotable(key: str, problem: ErrorDetails) -> bool:
+    """Whether a wrong value may stand in its error: a secret must not reach a log, and a whole table helps nobody."""
+    given = problem["input"]
+    if problem["type"] == "extra_forbidden" or _is_secret(key):
+        return False
+    return isinstance(given, (int, float)) or (isinstance(given, str) and not _TELLING_ADDRESS.search(given))

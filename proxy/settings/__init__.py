@@ -8,7 +8,7 @@ prints is generated from these models, so a field's description is its documenta
 from __future__ import annotations
 
 from pydantic import Field, NonNegativeFloat, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from proxy.exchange import Mode
 from proxy.log_format import LogFormat
@@ -70,6 +70,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,
         env_prefix=ENVIRONMENT_PREFIX,
         env_nested_delimiter="__",
         nested_model_default_partial_update=True,
@@ -126,6 +127,18 @@ class Settings(BaseSettings):
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take the given values alone: `proxy.settings_sources` reads the environment, once, and says what is wrong."""
+        return (init_settings,)
+
     @model_validator(mode="after")
     def _routes_are_told_apart(self) -> Settings:
         names = [DEFAULT_ROUTE, *(route.name for route in self.routes)]
@@ -166,11 +179,23 @@ class Settings(BaseSettings):
         return own.model_copy(update={"routes": tuple(map(self._whole, kept)), "default_route": True})
 
     def _own(self, route: RouteSettings) -> Settings:
-        own = self.model_copy(update=route.overrides())
+        left = {} if route.upstream is None else self._without_keys()
+        own = self.model_copy(update=left | route.overrides())
         if own.recovery.fallback.route != route.name:
             return own
         # Inherited by the very route that it names: the same request once more, which is no fallback.
         return own.model_copy(update={"recovery": own.recovery.model_copy(update={"fallback": FallbackSettings()})})
+
+    def _without_keys(self) -> dict[str, object]:
+        """Return what a route with an upstream of its own inherits, without the keys that were for the one above."""
+        fallback = self.recovery.fallback
+        kept: dict[str, object] = {}
+        if self.judge.url is None:
+            kept["judge"] = self.judge.model_copy(update={"api_key": None})
+        if fallback.url is None:
+            without = fallback.model_copy(update={"api_key": None})
+            kept["recovery"] = self.recovery.model_copy(update={"fallback": without})
+        return kept
 
     def _whole(self, route: RouteSettings) -> RouteSettings:
         """Return a route that inherits nothing any more."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -14,8 +15,9 @@ from pydantic import (
     SecretStr,
     model_validator,
 )
+from pydantic_settings import NoDecode
 
-from proxy.settings.group import Group, http_url
+from proxy.settings.group import Group, http_url, listed
 
 __all__ = ["Provider", "UpstreamKind", "UpstreamSettings"]
 
@@ -61,7 +63,7 @@ class UpstreamSettings(Group):
     model_prefix: str = Field(
         default="", description="Kind litellm: put before a model's name on its way to the provider."
     )
-    models: tuple[str, ...] = Field(
+    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(listed)] = Field(
         default=(), description="Kind litellm: the names that /v1/models lists; any other may be asked for as well."
     )
     api_version: str = Field(default="2024-10-21", min_length=1, description="Kind litellm: Azure's API version.")

@@ -96,6 +96,9 @@ class Admission:
         self._metrics = metrics
         self._clients = Lane(settings.connections, settings.queue_length, settings.queue_time_limit_s)
         self._side = Lane(settings.side_connections, settings.queue_length, settings.queue_time_limit_s)
+        for lane in ("client", "side"):  # so that both are there at nothing before anybody had to wait
+            metrics.queue_length.labels(lane)
+            metrics.queue_seconds.labels(lane)
 
     @property
     def address(self) -> str:
@@ -179,8 +182,10 @@ class _Admitted:
         return chunk
 
     async def close(self) -> None:
-        await self._response.close()
-        self._leave()
+        try:
+            await self._response.close()
+        finally:
+            self._leave()  # also where closing fails or is cancelled: nobody comes back for the place
 
     def _leave(self) -> None:
         if self._lane is not None:

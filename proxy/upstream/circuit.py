@@ -63,7 +63,7 @@ class Circuit:
         try:
             response = await self._upstream.send(method, path, headers=headers, body=body, purpose=purpose)
         except UpstreamError as error:
-            self.failed(ticket, error.message)
+            self.failed(ticket, error.code)
             raise
         except BaseException:
             self.abandoned(ticket)
@@ -87,7 +87,7 @@ class Circuit:
             self._show()
 
     def failed(self, ticket: Ticket, why: str) -> None:
-        """Take in that a request failed."""
+        """Take in that a request failed; ``why`` is told to other clients, so it is a code or status and no message."""
         self._last_failure = why
         self._breaker.failed(ticket)
         self._show()
@@ -123,7 +123,7 @@ class _Judged:
         try:
             chunk = await self._response.next_chunk()
         except UpstreamError as error:
-            self._circuit.failed(self._ticket, error.message)
+            self._circuit.failed(self._ticket, error.code)
             raise
         if not chunk or self._ticket.probe:
             self._circuit.succeeded(self._ticket)

@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from time import perf_counter
+from traceback import walk_tb
 from typing import NoReturn
 
 import httpx
 
 from proxy.answers import DONE
-from proxy.errors import UpstreamBroke, UpstreamError, UpstreamTimedOut, UpstreamUnreachable, error_body
+from proxy.errors import (
+    UpstreamBroke,
+    UpstreamConnectTimedOut,
+    UpstreamError,
+    UpstreamTimedOut,
+    UpstreamUnreachable,
+    error_body,
+)
 from proxy.metrics import Metrics
 from proxy.readiness import MODELS_PATH
 from proxy.settings.upstream import Provider, UpstreamSettings
@@ -36,6 +45,8 @@ from proxy.upstream.translation import (
 )
 from proxy.wires.chat import CHAT
 
+logger = logging.getLogger(__name__)
+
 # These take their credentials from the environment (AWS, Google Cloud), never from a client.
 _SIGNED = frozenset({Provider.BEDROCK, Provider.VERTEX_AI})
 _RELAYED_HEADERS = ("retry-after", "retry-after-ms")
@@ -43,6 +54,9 @@ _RELAYED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
 _CLOSE_WITHIN_S = 5.0
 _MAX_MESSAGE_CHARS = 1000
 _LITELLM_NAMES = re.compile(r"^(litellm\.\w+: |\w+Exception - )+")
+_TRACEBACK = "\nTraceback (most recent call last)"
+# What runs while credentials are looked for and used, and at no other time.
+_OF_CREDENTIALS = re.compile(r"(botocore|google\.auth|google\.oauth2)(\.|$)|litellm\.llms\.vertex_ai\.vertex_llm_base$")
 
 
 class WholeResponse:
@@ -128,14 +142,23 @@ class LitellmUpstream:
         return UpstreamBroke(f"the provider {self.address} stopped in the middle of its answer ({what})")
 
     def raise_for(self, error: Exception, wire: ProviderWire) -> NoReturn:
-        """Raise the ``UpstreamError`` of an exchange that has no answer, or only a part of one."""
+        """Raise the ``UpstreamError`` of an exchange that has no answer, or only a part of one.
+
+        litellm's own words are in none of them: they quote requests, answers and files of ours.
+        """
+        if isinstance(wire.failure, httpx.ConnectTimeout):
+            raise UpstreamConnectTimedOut(
+                f"no connection to the provider {self.address} within {self.settings.connect_timeout_s:g} s "
+                "(upstream.connect_timeout_s); check upstream.provider_url"
+            ) from error
         if isinstance(wire.failure, httpx.TimeoutException):
             raise self.late(f"did not answer in time ({type(wire.failure).__name__})") from error
+        what = type(list(_chain(error))[-1]).__name__ if wire.failure is None else _described(wire.failure)
         if wire.status is not None:
-            raise self.broke(_said(wire) or _described(wire.failure or error)) from error
+            raise self.broke(_said(wire) or what) from error
         raise UpstreamUnreachable(
-            f"the provider {self.address} cannot be asked ({_described(wire.failure or error)}); check "
-            "upstream.provider_url and the provider's credentials"
+            f"the provider {self.address} cannot be asked ({what}); check upstream.provider_url and the provider's "
+            "credentials"
         ) from error
 
     def _api_key(self, headers: Mapping[str, str]) -> str | None:
@@ -148,10 +171,12 @@ class LitellmUpstream:
 
     async def _complete(self, arguments: Mapping[str, object], api_key: str | None) -> UpstreamResponse:
         wire = ProviderWire()
-        transport = WatchedTransport(self._shared, wire)
+        transport = WatchedTransport(self._shared, wire, connect_timeout_s=self.settings.connect_timeout_s)
         deadline = asyncio.get_running_loop().time() + self.settings.total_timeout_s
         streamed = arguments.get("stream") is True
-        limit_s = self.settings.first_byte_timeout_s if streamed else self.settings.total_timeout_s
+        limit, limit_s = "total_timeout_s", self.settings.total_timeout_s
+        if streamed and self.settings.first_byte_timeout_s < limit_s:
+            limit, limit_s = "first_byte_timeout_s", self.settings.first_byte_timeout_s
         try:
             async with asyncio.timeout(limit_s):
                 if streamed:
@@ -162,7 +187,7 @@ class LitellmUpstream:
             return WholeResponse(200, payload, _relayed(wire.headers))
         except TimeoutError as error:
             await transport.end()
-            raise self.late(f"sent no answer within {limit_s:g} s") from error
+            raise self.late(f"sent no answer within {limit_s:g} s (upstream.{limit})") from error
         except asyncio.CancelledError:
             await transport.end()
             raise
@@ -172,14 +197,22 @@ class LitellmUpstream:
             return self._refused(error, wire)
 
     def _refused(self, error: Exception, wire: ProviderWire) -> WholeResponse:
-        """Return the error answer of a provider, or of litellm where it would not translate; raises otherwise."""
+        """Return the error answer of a provider, or of litellm where it would not translate; raises otherwise.
+
+        What is not sent can only be the request's fault or that of credentials, whatever status litellm gives it. Of
+        the first, only what litellm says on purpose is passed on (its 400): the rest is traces of its own code.
+        """
         if wire.failure is None and wire.status is not None and wire.status != 200:
             status = wire.status if wire.status >= 400 else 502
             return WholeResponse(status, provider_error(wire, _described(error)), _relayed(wire.headers))
-        if not wire.sent and getattr(error, "status_code", None) == 400:
-            message = f"the request cannot be translated for {self.address}: {_described(error)}"
-            return WholeResponse(400, error_body(message, "invalid_request_error", "untranslatable_request"))
-        self.raise_for(error, wire)
+        if wire.sent:
+            self.raise_for(error, wire)
+        if _about_credentials(error):
+            logger.warning("the provider %s cannot be asked: %s", self.address, _described(error))
+            self.raise_for(error, wire)
+        why = _described(error) if _status(error) == 400 else "check the form of its messages and other fields"
+        message = f"the request cannot be translated for {self.address}: {why}"
+        return WholeResponse(400, error_body(message, "invalid_request_error", "untranslatable_request"))
 
 
 class StreamedResponse:
@@ -239,7 +272,9 @@ class StreamedResponse:
             if not done:
                 total_s = self._upstream.settings.total_timeout_s
                 raise self._upstream.late(
-                    f"sent nothing for {idle_s:g} s" if idle_s < left_s else f"took longer than {total_s:g} s"
+                    f"sent nothing for {idle_s:g} s (upstream.idle_timeout_s)"
+                    if idle_s < left_s
+                    else f"took longer than {total_s:g} s (upstream.total_timeout_s)"
                 )
             reading, self._reading = self._reading, None
             chunk = reading.result()
@@ -307,7 +342,33 @@ def _said(wire: ProviderWire) -> str:
     return message if isinstance(message, str) else ""
 
 
+def _status(error: BaseException) -> int | None:
+    status = getattr(error, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _about_credentials(error: BaseException) -> bool:
+    """Whether an error, or one that it comes from, says that there are no credentials, or that they are not taken."""
+    if _status(error) in (401, 403):
+        return True
+    for each in _chain(error):
+        modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(each.__traceback__))
+        if any(_OF_CREDENTIALS.match(module) for module in (type(each).__module__, *modules)):
+            return True
+    return False
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it comes from, the root last."""
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        following = following.__cause__ or following.__context__
+
+
 def _described(error: Exception) -> str:
-    """Return an error's message without the names that litellm puts before it."""
+    """Return an error's message without the names that litellm puts before it, and the trace that it puts after it."""
     text = str(getattr(error, "message", "")) or str(error) or type(error).__name__
-    return _LITELLM_NAMES.sub("", text)[:_MAX_MESSAGE_CHARS]
+    return _LITELLM_NAMES.sub("", text.partition(_TRACEBACK)[0])[:_MAX_MESSAGE_CHARS]

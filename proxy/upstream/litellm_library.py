@@ -95,7 +95,8 @@ class Library:
 
         No retries and no fallbacks, no callbacks, no cache: those are the proxy's own business or nobody's.
         """
-        timeout = httpx.Timeout(settings.first_byte_timeout_s, connect=settings.connect_timeout_s)
+        # For the connection alone; how long an answer and its pauses may take is `proxy.upstream.litellm`'s to say.
+        timeout = httpx.Timeout(None, connect=settings.connect_timeout_s)
         return {
             "model": f"{self._provider}/{settings.model_prefix}{arguments['model']}",
             "custom_llm_provider": str(self._provider),

@@ -16,12 +16,14 @@ class WatchedTransport(httpx.AsyncBaseTransport):
     """Sends one exchange's requests over a shared transport and shows the answer's bytes to ``wire``.
 
     litellm's client sends a request again after a connection error, and then closes the transport that it was given.
-    Neither happens here: what has failed once fails again without being sent, and closing is left to the owner.
+    Neither happens here: what has failed once fails again without being sent, and closing is left to the owner. Nor do
+    its time limits hold, which are for each read: only the connection has one here, the others are the upstream's own.
     """
 
-    def __init__(self, shared: httpx.AsyncBaseTransport, wire: ProviderWire) -> None:
+    def __init__(self, shared: httpx.AsyncBaseTransport, wire: ProviderWire, *, connect_timeout_s: float) -> None:
         self._shared = shared
         self._wire = wire
+        self._timeout = httpx.Timeout(None, connect=connect_timeout_s).as_dict()
         self._answer: httpx.AsyncByteStream | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -29,6 +31,7 @@ class WatchedTransport(httpx.AsyncBaseTransport):
         if self._wire.failure is not None:
             raise self._wire.failure
         request.headers["accept-encoding"] = "identity"  # so that the bytes can be read here
+        request.extensions["timeout"] = self._timeout
         self._wire.sent = True
         try:
             response = await self._shared.handle_async_request(request)

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from proxy.metric_labels import LABELS
+from proxy.policy import Unsteered
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/dashboards/rass-proxy.json").read_text())
@@ -30,7 +31,7 @@ SELECTOR = re.compile(r"(?<![\w:])((?:rass[\w:]+|up)(?:\{[^}]*\})?)")
 # A query may rightly find nothing; then its name is here, with the reason.
 EMPTY_IS_RIGHT = {
     name: "an alert that finds nothing is one that does not fire; rules-test.yml shows that it can" for name in ALERTS
-}
+} | {"Waiting for a place B": "nobody had to wait for one"}
 
 
 def panel_queries() -> Iterator[tuple[str, str]]:
@@ -83,6 +84,19 @@ def test_the_language_variable_lists_what_was_refused(prometheus):
     (variable,) = (each for each in DASHBOARD["templating"]["list"] if each["name"] == "language")
     metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()
     assert prometheus.get(f"label/{label}/values", **{"match[]": metric}) == ["en", "es"]
+
+
+def test_every_reason_not_to_steer_at_once_is_left_out_of_the_attempts():
+    (left_out,) = re.findall(r'rass_steered_first_total\{result!~"([^"]*)"', RECORDS["rass:attempts:increase15m"])
+    assert set(left_out.split("|")) == set(Unsteered)
+
+
+def test_what_an_operator_must_see_is_on_the_dashboard():
+    shown = " ".join(query for _, query in panel_queries())
+    wanted = ("steered_first_total", "reloads_total", "upstream_circuit", "upstream_rejected_total")
+    assert [
+        name for name in (*wanted, "upstream_queue_length", "upstream_queue_seconds") if f"rass_{name}" not in shown
+    ] == []
 
 
 def test_promtool_accepts_rules_and_configuration(promtool, deploy):

@@ -19,6 +19,7 @@ from proxy.errors import ModelNotFound, StartupError
 from proxy.router import Route, Router
 from proxy.server import listen, running_app, running_server, url_of
 from proxy.settings import Settings
+from proxy.settings.group import revealed
 from proxy.settings_sources import load_settings
 
 
@@ -198,6 +199,29 @@ def test_a_route_replaces_whole_tables_and_keeps_the_others():
     assert (a.mode, a.recovery.max_attempts) == ("recover", 7)
     assert (b.upstream, b.bundle, b.mode) == (settings.upstream, "reference", "observe")
     assert (b.recovery.burst, b.recovery.max_attempts) == (3, Settings().recovery.max_attempts)
+
+
+def test_a_key_does_not_go_to_another_upstream_than_the_one_that_it_was_written_beside():
+    def of_route(beside, **route):
+        values = {
+            "upstream": {"url": "http://one", "api_key": "k1"},
+            "judge": {"api_key": "for-judge", "benign_below": -1, **beside},
+            "recovery": {"max_attempts": 7, "fallback": {"model": "m", "api_key": "for-fallback", **beside}},
+            "routes": [{"name": "a", "models": ["a"], **route}],
+        }
+        settings = Settings.model_validate(values)
+        own = settings.served()["a"]
+        assert (own.judge.benign_below, own.recovery.max_attempts, own.recovery.fallback.model) == (-1, 7, "m")
+        assert settings.served()["default"].judge.api_key.get_secret_value() == "for-judge"
+        return [revealed(each.api_key) for each in (own.judge, own.recovery.fallback)]
+
+    own = {"url": "http://two"}
+    assert of_route({}, upstream=own) == [None, None]
+    assert of_route({"url": "http://three"}, upstream=own) == ["for-judge", "for-fallback"]
+    assert of_route({}) == ["for-judge", "for-fallback"]
+    judge = {"api_key": "mine", "benign_below": -1}
+    recovery = {"max_attempts": 7, "fallback": {"model": "m", "api_key": "too"}}
+    assert of_route({}, upstream=own, judge=judge, recovery=recovery) == ["mine", "too"]
 
 
 async def test_a_fallback_is_asked_at_its_routes_upstream(backends):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 
 import pytest
@@ -74,6 +75,9 @@ def test_an_unknown_flag_names_the_nearest_known_one():
         ({"port": "eighty"}, "port"),
         ({"upstream.url": "localhost:8081"}, "http://127.0.0.1:8081"),
         ({"recovery.max_attempts": "0"}, "recovery.max_attempts"),
+        ({"upstream.total_timeout_s": "inf"}, r"upstream\.total_timeout_s"),
+        ({"drain_timeout_s": "nan"}, "drain_timeout_s"),
+        ({"upstream.models": '["a"'}, r"upstream\.models.*JSON"),
     ],
 )
 def test_a_wrong_value_names_its_key(flags, said):
@@ -87,6 +91,106 @@ def test_a_secret_is_not_repeated(tmp_path):
     with pytest.raises(StartupError, match=r"upstream\.api_key") as caught:
         load_settings({}, path)
     assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:hush@h:1", "me:hush@h:1", "http://hush@h:1/v1", "http://h:1/v1?key=hush", "http://h:1#hush"]
+)
+@pytest.mark.parametrize("key", ["upstream.url", "upstream.provider_url", "judge.url", "recovery.fallback.url"])
+def test_an_address_with_a_secret_in_it_is_refused_and_not_repeated(key, url):
+    with pytest.raises(StartupError, match=re.escape(key)) as caught:
+        load_settings({key: url})
+    assert ("upstream.api_key" in str(caught.value)) == ("@" in url)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://h?", "http://h#"])
+def test_an_address_ends_before_a_query(url):
+    with pytest.raises(StartupError, match=r"upstream\.url"):
+        load_settings({"upstream.url": url})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[[routes]]\nname = "a"\nmodels = ["a"]\n[routes.recovery.fallback]\napi_kye = "hush"',
+        '[[routes]]\nname = "a"\nmodels = ["a"]\n[routes.judge]\napi_kye = "hush"',
+        '[recovery.fallback]\napi_kye = "hush"',
+    ],
+)
+def test_a_misspelt_secret_names_its_key_and_is_not_repeated(tmp_path, text):
+    path = tmp_path / "proxy.toml"
+    path.write_text(text)
+    with pytest.raises(StartupError, match=r"api_kye'.*\bapi_key'") as caught:
+        load_settings({}, path)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RASS_PROXY_UPSTREAM", '{"api_kye": "hush"}'),
+        ("RASS_PROXY_RECOVERY__FALLBACK", '{"api_kye": "hush"}'),
+        ("RASS_PROXY_RECOVERY", '{"fallback": {"api_kye": "hush"}}'),
+        ("RASS_PROXY_ROUTES", '[{"name": "a", "models": ["a"], "upstream": {"api_kye": "hush"}}]'),
+    ],
+)
+def test_a_misspelt_secret_in_json_names_its_key_and_is_not_repeated(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StartupError, match="api_key") as caught:
+        load_settings({})
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["RASS_PROXY_ROUTES", "RASS_PROXY_UPSTREAM", "RASS_PROXY_RECOVERY__FALLBACK"])
+@pytest.mark.parametrize("value", ["http://hush:1", "", "5", '"hush"'])
+def test_a_variable_that_holds_no_table_is_told(monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StartupError, match=f"(?i){variable.rpartition('_')[2]}") as caught:
+        load_settings({})
+    assert "http" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("x.toml", 'upstream = "http://x:1"'),
+        ("x.yaml", "upstream:"),
+        ("x.yaml", "upstream: [1]"),
+        ("x.yaml", "routes: [{1: x}]"),
+        ("x.yaml", "upstream: {1: x}"),
+        ("x.yaml", "routes: [{name: a, models: [a], upstream: {1: x}}]"),
+    ],
+)
+def test_a_file_of_another_shape_is_told(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(StartupError, match=name):
+        load_settings({"upstream.url": "http://127.0.0.1:1"}, path)
+
+
+@pytest.mark.parametrize("given", ["a,b", "a, b", '["a", "b"]'])
+def test_models_are_a_list_of_words_too(monkeypatch, given):
+    assert load_settings({"upstream.models": given}).upstream.models == ("a", "b")
+    monkeypatch.setenv("RASS_PROXY_UPSTREAM__MODELS", given)
+    assert load_settings({}).upstream.models == ("a", "b")
+
+
+def test_variables_are_read_in_capitals_or_not(monkeypatch, tmp_path):
+    path = tmp_path / "proxy.toml"
+    path.write_text("port = 7")
+    monkeypatch.setenv("rass_proxy_config", str(path))
+    monkeypatch.setenv("Rass_Proxy_mode", "off")
+    settings = load_settings({})
+    assert (settings.mode, settings.port) == (Mode.OFF, 7)
+    monkeypatch.setenv("rass_proxy_moed", "off")
+    with pytest.raises(StartupError, match=r"rass_proxy_moed; .* RASS_PROXY_MODE"):
+        load_settings({})
+
+
+def test_settings_made_of_values_do_not_read_the_environment(monkeypatch):
+    monkeypatch.setenv("RASS_PROXY_MODE", "off")
+    assert Settings.model_validate({}).mode == Settings().mode == Mode.OBSERVE
 
 
 @pytest.mark.parametrize("name", ["none.toml", "odd.ini", "broken.toml", "broken.yaml", "list.yaml"])

@@ -108,6 +108,13 @@ def rejected(metrics, purpose, reason):
     return metrics.registry.get_sample_value("rass_upstream_rejected_total", labels)
 
 
+def test_both_lanes_are_shown_before_anybody_waits(admission, metrics):
+    admission()
+    for lane in ("client", "side"):
+        assert metrics.registry.get_sample_value("rass_upstream_queue_length", {"lane": lane}) == 0
+        assert metrics.registry.get_sample_value("rass_upstream_queue_seconds_count", {"lane": lane}) == 0
+
+
 async def test_a_full_queue_turns_away(admission, metrics):
     upstream = admission(queue_length=0, queue_time_limit_s=3)
     first = await send(upstream)
@@ -158,6 +165,20 @@ async def test_a_place_is_given_up_once_however_an_answer_ends(admission, fake, 
     with pytest.raises(UpstreamOverloaded):
         await send(upstream)
     await last.close()
+
+
+async def test_a_place_is_given_up_where_closing_is_cancelled(admission, fake, response):
+    class Stuck(response):
+        async def close(self):
+            await asyncio.Event().wait()
+
+    upstream = admission(queue_length=0)
+    fake.coming = [Stuck(chunks=[b"x"])]
+    closing = asyncio.create_task((await send(upstream)).close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait({closing})
+    assert (await send(upstream)).status == 200
 
 
 async def test_readiness_checks_need_no_place(admission):

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import re
+import threading
 
+import httpx
 import pytest
 
 from proxy.answers import RefusalForm, StreamReader, is_filter_error, read_choices
-from proxy.errors import UpstreamBroke, UpstreamTimedOut, UpstreamUnreachable
+from proxy.dependencies import build_dependencies
+from proxy.errors import UpstreamBroke, UpstreamConnectTimedOut, UpstreamTimedOut, UpstreamUnreachable
 from proxy.server import listen, url_of
+from proxy.settings import Settings
 from proxy.wires.chat import CHAT
 
 # litellm and the SDKs that it uses leave pools, tasks and deprecated calls behind, none of them ours to mend.
@@ -283,11 +289,29 @@ async def test_a_provider_that_is_not_there(ask, name, stream):
     assert asked.metrics.registry.get_sample_value("rass_upstream_errors_total", code) == 1
 
 
+class NoConnection(httpx.AsyncBaseTransport):
+    """Keeps the limits that it was asked with, and gives up in the time for the connection."""
+
+    async def handle_async_request(self, request):
+        self.limits = request.extensions["timeout"]
+        raise httpx.ConnectTimeout("")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["anthropic", "azure", "gemini", "openai"])
+async def test_only_the_connection_has_a_limit_in_litellm(ask, name, stream):
+    asked = ask(name, connect_timeout_s=3, first_byte_timeout_s=1)
+    asked.upstream._shared = shared = NoConnection()
+    with pytest.raises(UpstreamConnectTimedOut, match=r"within 3 s \(upstream.connect_timeout_s\)"):
+        await asked.send(stream=stream)
+    assert shared.limits == {"connect": 3, "read": None, "write": None, "pool": None}
+
+
 @pytest.mark.parametrize("name", ["anthropic", "azure"])
 async def test_a_late_answer_and_its_cancelled_work(provider, ask, name):
     provider.hold, provider.body = asyncio.Event(), anthropic()
-    with pytest.raises(UpstreamTimedOut):
-        await ask(name, total_timeout_s=0.3).send()
+    with pytest.raises(UpstreamTimedOut, match=r"upstream\.total_timeout_s"):
+        await ask(name, total_timeout_s=1).send()
     async with asyncio.timeout(5):
         await provider.cancelled.wait()
 
@@ -295,7 +319,7 @@ async def test_a_late_answer_and_its_cancelled_work(provider, ask, name):
 async def test_a_silent_stream(provider, ask):
     provider.hold, provider.events = asyncio.Event(), anthropic_events("Hel", "lo")
     response = await ask("anthropic", idle_timeout_s=0.2).send(stream=True)
-    with pytest.raises(UpstreamTimedOut, match="sent nothing for"):
+    with pytest.raises(UpstreamTimedOut, match=r"sent nothing for .*upstream\.idle_timeout_s"):
         await drain(response, [])
     await response.close()
     async with asyncio.timeout(5):
@@ -360,6 +384,36 @@ async def test_what_the_provider_does_not_know_is_refused_not_dropped(provider, 
     assert provider.requests == []
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "messages", [[{"role": 5, "content": "SECRET"}], ["SECRET"], [{"role": "user", "content": 5, "name": "SECRET"}]]
+)
+async def test_what_litellm_stumbles_over_is_the_clients_to_mend(provider, ask, messages, stream):
+    status, body = await ask("gemini").whole(messages=messages, stream=stream)
+    assert (status, body["error"]["code"]) == (400, "untranslatable_request")
+    assert not {"SECRET", "Traceback", "litellm", ".py"} & set(re.findall(r"[\w.]+", body["error"]["message"]))
+    assert provider.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "model"), [("bedrock", "anthropic.claude-3-haiku-20240307-v1:0"), ("vertex_ai", "gemini-1")]
+)
+async def test_missing_credentials_are_not_the_clients_to_mend(ask, monkeypatch, tmp_path, name, model):
+    for variable in [each for each in os.environ if each.startswith(("AWS_", "GOOGLE_", "VERTEX"))]:
+        monkeypatch.delenv(variable)
+    # No credentials anywhere, and nothing that is asked for them over the network.
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none"))
+    with monkeypatch.context() as installed:
+        installed.setattr("proxy.upstream.litellm_library.importlib.util.find_spec", lambda name: name)
+        asked = ask(name)
+    with pytest.raises(UpstreamUnreachable, match="credentials") as caught:
+        await asked.whole(model=model)
+    assert str(tmp_path) not in caught.value.message
+
+
 async def test_no_key_is_taken_from_the_environment(provider, ask, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", "the-operators")
     status, body = await ask("anthropic").whole(key=None)
@@ -371,6 +425,22 @@ async def test_the_settings_key_replaces_the_clients(provider, ask):
     provider.body = anthropic()
     await ask("anthropic", api_key="the-operators").whole()
     assert provider.seen_headers[0]["x-api-key"] == "the-operators"
+
+
+async def test_litellm_is_imported_beside_the_event_loop(ask, monkeypatch):
+    ask("gemini")  # or skip, where it is not installed
+    from proxy.upstream import litellm_library
+
+    threads = []
+    imported = litellm_library._imported
+
+    def recorded():
+        threads.append(threading.current_thread())
+        return imported()
+
+    monkeypatch.setattr(litellm_library, "_imported", recorded)
+    await (await build_dependencies(Settings(upstream={"kind": "litellm", "provider": "gemini"}))).close()
+    assert threads[0] is not threading.main_thread()
 
 
 async def test_models_and_other_paths(ask):
