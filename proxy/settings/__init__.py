@@ -179,15 +179,16 @@ class Settings(BaseSettings):
         return own.model_copy(update={"routes": tuple(map(self._whole, kept)), "default_route": True})
 
     def _own(self, route: RouteSettings) -> Settings:
-        left = {} if route.upstream is None else self._without_keys()
+        left = {} if route.upstream is None else self._for_another_upstream()
         own = self.model_copy(update=left | route.overrides())
         if own.recovery.fallback.route != route.name:
             return own
         # Inherited by the very route that it names: the same request once more, which is no fallback.
         return own.model_copy(update={"recovery": own.recovery.model_copy(update={"fallback": FallbackSettings()})})
 
-    def _without_keys(self) -> dict[str, object]:
-        """Return what a route with an upstream of its own inherits, without the keys that were for the one above."""
+    def _for_another_upstream(self) -> dict[str, object]:
+        """Return what a route with an upstream of its own inherits changed: without keys for the one above, and without
+        the steered server beside that one, which would get the route's requests and key."""
         fallback = self.recovery.fallback
         kept: dict[str, object] = {}
         if self.judge.url is None:
@@ -195,6 +196,8 @@ class Settings(BaseSettings):
         if fallback.url is None:
             without = fallback.model_copy(update={"api_key": None})
             kept["recovery"] = self.recovery.model_copy(update={"fallback": without})
+        if self.steering.pair_url is not None:
+            kept["steering"] = self.steering.model_copy(update={"pair_url": None})
         return kept
 
     def _whole(self, route: RouteSettings) -> RouteSettings:

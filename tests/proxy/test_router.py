@@ -206,6 +206,7 @@ def test_a_key_does_not_go_to_another_upstream_than_the_one_that_it_was_written_
         values = {
             "upstream": {"url": "http://one", "api_key": "k1"},
             "judge": {"api_key": "for-judge", "benign_below": -1, **beside},
+            "steering": {"dialect": "pair", "pair_url": "http://steered"},
             "recovery": {"max_attempts": 7, "fallback": {"model": "m", "api_key": "for-fallback", **beside}},
             "routes": [{"name": "a", "models": ["a"], **route}],
         }
@@ -213,6 +214,7 @@ def test_a_key_does_not_go_to_another_upstream_than_the_one_that_it_was_written_
         own = settings.served()["a"]
         assert (own.judge.benign_below, own.recovery.max_attempts, own.recovery.fallback.model) == (-1, 7, "m")
         assert settings.served()["default"].judge.api_key.get_secret_value() == "for-judge"
+        assert (own.steering.pair_url is None) is ("upstream" in route)
         return [revealed(each.api_key) for each in (own.judge, own.recovery.fallback)]
 
     own = {"url": "http://two"}
