@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
 from time import perf_counter
-from traceback import walk_tb
 from typing import NoReturn
 
 import httpx
@@ -31,6 +29,7 @@ from proxy.metrics import Metrics
 from proxy.readiness import MODELS_PATH
 from proxy.settings.upstream import Provider, UpstreamSettings
 from proxy.stream import SseEvent
+from proxy.upstream.litellm_errors import about_credentials, described, root_of, status_of
 from proxy.upstream.litellm_library import Answer, AnswerStream, Library
 from proxy.upstream.protocol import UpstreamResponse
 from proxy.upstream.provider_transport import WatchedTransport
@@ -52,11 +51,6 @@ _SIGNED = frozenset({Provider.BEDROCK, Provider.VERTEX_AI})
 _RELAYED_HEADERS = ("retry-after", "retry-after-ms")
 _RELAYED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
 _CLOSE_WITHIN_S = 5.0
-_MAX_MESSAGE_CHARS = 1000
-_LITELLM_NAMES = re.compile(r"^(litellm\.\w+: |\w+Exception - )+")
-_TRACEBACK = "\nTraceback (most recent call last)"
-# What runs while credentials are looked for and used, and at no other time.
-_OF_CREDENTIALS = re.compile(r"(botocore|google\.auth|google\.oauth2)(\.|$)|litellm\.llms\.vertex_ai\.vertex_llm_base$")
 
 
 class WholeResponse:
@@ -153,7 +147,7 @@ class LitellmUpstream:
             ) from error
         if isinstance(wire.failure, httpx.TimeoutException):
             raise self.late(f"did not answer in time ({type(wire.failure).__name__})") from error
-        what = type(list(_chain(error))[-1]).__name__ if wire.failure is None else _described(wire.failure)
+        what = root_of(error) if wire.failure is None else described(wire.failure)
         if wire.status is not None:
             raise self.broke(_said(wire) or what) from error
         raise UpstreamUnreachable(
@@ -204,13 +198,13 @@ class LitellmUpstream:
         """
         if wire.failure is None and wire.status is not None and wire.status != 200:
             status = wire.status if wire.status >= 400 else 502
-            return WholeResponse(status, provider_error(wire, _described(error)), _relayed(wire.headers))
+            return WholeResponse(status, provider_error(wire, described(error)), _relayed(wire.headers))
         if wire.sent:
             self.raise_for(error, wire)
-        if _about_credentials(error):
-            logger.warning("the provider %s cannot be asked: %s", self.address, _described(error))
+        if about_credentials(error):
+            logger.warning("the provider %s cannot be asked: %s", self.address, described(error))
             self.raise_for(error, wire)
-        why = _described(error) if _status(error) == 400 else "check the form of its messages and other fields"
+        why = described(error) if status_of(error) == 400 else "check the form of its messages and other fields"
         message = f"the request cannot be translated for {self.address}: {why}"
         return WholeResponse(400, error_body(message, "invalid_request_error", "untranslatable_request"))
 
@@ -340,35 +334,3 @@ def _relayed(headers: Mapping[str, str]) -> dict[str, str]:
 def _said(wire: ProviderWire) -> str:
     message = None if wire.error is None else wire.error.get("message")
     return message if isinstance(message, str) else ""
-
-
-def _status(error: BaseException) -> int | None:
-    status = getattr(error, "status_code", None)
-    return status if isinstance(status, int) else None
-
-
-def _about_credentials(error: BaseException) -> bool:
-    """Whether an error, or one that it comes from, says that there are no credentials, or that they are not taken."""
-    if _status(error) in (401, 403):
-        return True
-    for each in _chain(error):
-        modules = (frame.f_globals.get("__name__", "") for frame, _ in walk_tb(each.__traceback__))
-        if any(_OF_CREDENTIALS.match(module) for module in (type(each).__module__, *modules)):
-            return True
-    return False
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it comes from, the root last."""
-    seen: set[int] = set()
-    following: BaseException | None = error
-    while following is not None and id(following) not in seen:
-        seen.add(id(following))
-        yield following
-        following = following.__cause__ or following.__context__
-
-
-def _described(error: Exception) -> str:
-    """Return an error's message without the names that litellm puts before it, and the trace that it puts after it."""
-    text = str(getattr(error, "message", "")) or str(error) or type(error).__name__
-    return _LITELLM_NAMES.sub("", text.partition(_TRACEBACK)[0])[:_MAX_MESSAGE_CHARS]

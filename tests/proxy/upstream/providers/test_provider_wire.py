@@ -118,7 +118,7 @@ class Failing(httpx.AsyncBaseTransport):
 async def test_what_failed_is_not_sent_again_and_what_is_shared_is_not_closed():
     shared, wire = Failing(), ProviderWire()
     for _ in range(2):  # as litellm's client does after a connection error
-        async with httpx.AsyncClient(transport=WatchedTransport(shared, wire)) as client:
+        async with httpx.AsyncClient(transport=WatchedTransport(shared, wire, connect_timeout_s=1)) as client:
             with pytest.raises(httpx.ConnectError):
                 await client.post("http://provider/", content=b"{}")
     assert (shared.requests, shared.closed) == (1, False)
