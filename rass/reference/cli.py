@@ -22,8 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train = commands.add_parser("train", help="train tokenizer and model from the lexicons")
     train.add_argument("--out", type=Path, required=True, help="folder to write; must not exist")
     train.add_argument("--seed", type=int, default=0, help="seed of data and weights (default 0)")
-    train.add_argument("--tokens", type=int, default=None, help="tokens to train on (default: the shipped model's)")
-    train.add_argument("--continue-from", type=Path, metavar="FOLDER", help="go on from these weights, on other data")
+    train.add_argument("--tokens", type=int, default=None, help="tokens of the first phase")
+    train.add_argument(
+        "--continue-from", type=Path, metavar="FOLDER", help="go on from these weights with the last phase alone"
+    )
     train.add_argument("--rate", type=float, default=1.0, help="factor on the learning rates (default 1)")
     train.add_argument("--compile", action="store_true", help="run through torch.compile: faster, needs a C++ compiler")
     train.add_argument("--smoke", action="store_true", help="a tiny model in under a minute: do all parts work?")
@@ -54,7 +56,7 @@ def _train(args: argparse.Namespace) -> int:
 
     from rass.identity import find_model
     from rass.reference import training
-    from rass.reference.corpus import Corpus
+    from rass.reference.corpus import FACTS_MIX, Corpus
     from rass.reference.prompts import load_lexicons
     from rass.reference.splits import build_splits
     from rass.reference.tokenizer import train_tokenizer
@@ -71,12 +73,15 @@ def _train(args: argparse.Namespace) -> int:
     lexicons = load_lexicons(world)
     splits = build_splits(world, next(iter(lexicons.values())))
     print(f"languages {', '.join(lexicons)}; {len(splits.pairs['train'])} training pairs", file=sys.stderr)
-    start = None
+
+    def report(done: float, loss: float, rate: float) -> None:
+        print(f"{done:6.1%}  loss {loss:.3f}  {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
+
     if args.continue_from is not None:
         source = find_model(str(args.continue_from))
         plan = replace(training.load_plan(args.continue_from), seed=args.seed, tokens=plan.tokens, rate=plan.rate)
         plan = replace(plan, continues=source.revision or "")
-        start, tokenizer = training.load(args.continue_from)
+        model, tokenizer = training.load(args.continue_from)
     else:
         dialogues = 2_000 if args.smoke else training.TOKENIZER_DIALOGUES
         undisturbed = Corpus(world, lexicons, splits, seed=training.TOKENIZER_SEED, disturbed=0.0)
@@ -87,12 +92,13 @@ def _train(args: argparse.Namespace) -> int:
             words=[word for lexicon in lexicons.values() if lexicon.joiner for word in lexicon.words(known)],
             unspaced_words=[word for lexicon in lexicons.values() if not lexicon.joiner for word in lexicon.words()],
         )
-
-    def report(done: float, loss: float, rate: float) -> None:
-        print(f"{done:6.1%}  loss {loss:.3f}  {rate:,.0f} tokens/s", file=sys.stderr, flush=True)
-
-    corpus = Corpus(world, lexicons, splits, seed=plan.data_seed)
-    model = training.train(corpus, tokenizer, plan, report=report, start=start, compiled=args.compile)
+        phase = plan.first_phase()
+        corpus = Corpus(world, lexicons, splits, seed=phase.seed)
+        model = training.train(corpus, tokenizer, phase, report=report, compiled=args.compile)
+    phase = plan.last_phase()
+    corpus = Corpus(world, lexicons, splits, seed=phase.seed, mix=FACTS_MIX)
+    start = training.rounded(model)
+    model = training.train(corpus, tokenizer, phase, report=report, start=start, compiled=args.compile)
     training.save(model, tokenizer, plan, args.out)
     print(args.out)
     return 0

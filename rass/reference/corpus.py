@@ -46,6 +46,8 @@ MIX: Mapping[str, float] = {
     "category_question": 4,
     "smalltalk": 1,
 }
+FACTS_MIX: Mapping[str, float] = {**MIX, "category_question": 16, "harm_quoted": 8}
+"""The mix of the last phase of training: what kind an object is decides what is harmful, and is learnt last."""
 HARM_QUESTION: Mapping[str, float] = {
     "harmful": 0.35,
     "attack": 0.35,
@@ -76,7 +78,8 @@ class Dialogue:
 class Corpus:
     """An endless, seeded stream of dialogues in all languages, in equal shares.
 
-    ``disturbed`` is the share of frames with invented words: none for the tokenizer, which must not learn them.
+    ``mix`` weighs the kinds. ``disturbed`` is the share of frames with invented words: none for the tokenizer, which
+    must not learn them.
     """
 
     def __init__(
@@ -86,9 +89,11 @@ class Corpus:
         splits: Splits,
         *,
         seed: int,
+        mix: Mapping[str, float] = MIX,
         disturbed: float = DISTURBED,
     ) -> None:
         self._world = world
+        self._mix = dict(mix)
         self._disturbed_share = disturbed
         self._lexicons = dict(lexicons)
         self._rng = random.Random(seed)
@@ -130,7 +135,7 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Dialogue]:
         languages = sorted(self._lexicons)
-        kinds, weights = list(MIX), list(MIX.values())
+        kinds, weights = list(self._mix), list(self._mix.values())
         while True:
             lexicon = self._lexicons[self._rng.choice(languages)]
             kind = self._rng.choices(kinds, weights)[0]

@@ -118,6 +118,7 @@ def write_card(folder: Path, by_split: Mapping[str, Sequence[Figure]]) -> None:
     """Write ``card.md`` beside the weights from the training plan and the measured figures."""
     raw = json.loads((folder / "training.json").read_text(encoding="utf-8"))
     plan = TrainingPlan(**raw)
+    last = plan.last_phase()
     lines = [
         "# rass-reference",
         "",
@@ -128,8 +129,10 @@ def write_card(folder: Path, by_split: Mapping[str, Sequence[Figure]]) -> None:
         "",
         f"* Architecture: Llama, {plan.layers} blocks, hidden size {plan.hidden_size}, {plan.heads} heads, tied"
         " embeddings, byte-level BPE; bfloat16 weights.",
-        f"* Training: seed {plan.seed}, {plan.tokens / 1e6:.0f} million tokens, loss on the assistant's turns"
-        + (f"; went on from weights {plan.continues} at {plan.rate:g} times the rates." if plan.continues else "."),
+        f"* Training: seed {plan.seed}, {plan.tokens / 1e6:.0f} million tokens, then {last.tokens / 1e6:.1f} million at"
+        f" {last.rate:g} times the rates that ask",
+        "  more often what kind of thing an object is; loss on the assistant's turns"
+        + (f". The last phase went on from weights {plan.continues}." if plan.continues else "."),
         f"* Made again by: `{_command(plan)}`,",
         "  then `rass reference evaluate --model FOLDER --card`. Equal seeds give equal data; floating-point",
         "  sums differ between processors, so weights agree in behaviour and not in every bit.",

@@ -10,7 +10,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -26,7 +26,7 @@ CONTEXT_LENGTH = 512
 TOKENIZER_DIALOGUES = 40_000
 TOKENIZER_SEED = 10_000
 _POOL = 6_000
-_CONTINUED = 7_919
+_LAST_PHASE = 7_919
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,12 @@ class TrainingPlan:
 
     ``tokens`` counts real (unpadded) tokens; learning rates are peaks. ``first_token_weight`` weighs the first token of
     an answer, which decides between refusing and answering, and ``copied_token_weight`` those that the user's turn
-    holds too: naming the requested verb and object is what is hardest to learn. ``continues`` is the revision of the
-    weights that training went on from (empty: from scratch) and ``rate`` a factor on both learning rates.
+    holds too: naming the requested verb and object is what is hardest to learn. ``rate`` is a factor on both learning
+    rates.
+
+    A last phase, of ``facts_share`` times the tokens at ``facts_rate`` times the rates, asks more often what kind of
+    thing an object is (``FACTS_MIX``), with ``fact_token_weight`` on the answers. ``continues`` is the revision of the
+    weights that this phase went on from (empty: those that the same run made in the first).
     """
 
     seed: int = 0
@@ -53,12 +57,23 @@ class TrainingPlan:
     first_token_weight: float = 4.0
     copied_token_weight: float = 3.0
     rate: float = 1.0
+    facts_share: float = 0.4
+    facts_rate: float = 0.5
+    fact_token_weight: float = 3.0
     continues: str = ""
 
-    @property
-    def data_seed(self) -> int:
-        """The seed of the corpus: training that goes on sees other data than the training before it."""
-        return self.seed + (_CONTINUED if self.continues else 0)
+    def first_phase(self) -> TrainingPlan:
+        """Return the plan of the first phase by itself."""
+        return replace(self, fact_token_weight=1.0)
+
+    def last_phase(self) -> TrainingPlan:
+        """Return the plan of the last phase by itself, which sees other data than the first."""
+        return replace(
+            self,
+            seed=self.seed + _LAST_PHASE,
+            tokens=int(self.tokens * self.facts_share),
+            rate=self.rate * self.facts_rate,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +124,7 @@ class Encoder:
     def encode(self, dialogue: Dialogue) -> Encoded:
         """Return ids and, for each target, (position of its predecessor, weight)."""
         ids: list[int] = [self._bos]
+        plain = self._plan.fact_token_weight if dialogue.kind == "category_question" else 1.0
         asked: set[int] = set()
         targets: list[tuple[int, float]] = []
         for role, text in dialogue.turns:
@@ -120,14 +136,14 @@ class Encoder:
                 asked = set(said)
                 continue
             for position in range(start, len(ids)):
-                weight = self._plan.copied_token_weight if ids[position] in asked else 1.0
+                weight = self._plan.copied_token_weight if ids[position] in asked else plain
                 targets.append((position - 1, self._plan.first_token_weight if position == start else weight))
         return ids, targets
 
 
 def batches(corpus: Corpus, encoder: Encoder, plan: TrainingPlan) -> Iterator[Batch]:
     """Endless batches of about ``batch_tokens`` tokens, bucketed by length within a shuffled pool."""
-    rng = random.Random(plan.data_seed + 1)
+    rng = random.Random(plan.seed + 1)
     stream = iter(corpus)
     while True:
         pool = sorted((encoder.encode(dialogue) for dialogue in islice(stream, _POOL)), key=lambda entry: len(entry[0]))
@@ -225,6 +241,13 @@ def train(
             model.train(False)
             return model
     raise AssertionError("the corpus is endless")
+
+
+def rounded(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Return the model with its weights rounded to what is written, so that a phase can go on from a folder too."""
+    torch.nn.Module.to(model, torch.bfloat16)
+    torch.nn.Module.to(model, torch.float32)
+    return model
 
 
 def tokenizer_texts(corpus: Corpus, dialogues: int = TOKENIZER_DIALOGUES) -> Iterator[str]:

@@ -68,6 +68,21 @@ def test_first_and_copied_tokens_weigh_more(folder: Path) -> None:
     assert weights[-1] == 1.0
 
 
+def test_the_last_phase_sees_other_data_and_weighs_facts(folder: Path) -> None:
+    plan = TrainingPlan(tokens=1_000, facts_share=0.4, facts_rate=0.5, fact_token_weight=3.0)
+    first, last = plan.first_phase(), plan.last_phase()
+    assert (first.seed, first.tokens, first.rate) == (plan.seed, 1_000, 1.0)
+    assert (last.tokens, last.rate) == (400, 0.5)
+    assert last.seed != first.seed
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    turns = (("user", "?"), ("assistant", "Ok zq"))
+    for phase, weight in ((first, 1.0), (last, 3.0)):
+        _, targets = Encoder(tokenizer, phase).encode(Dialogue("en", "category_question", turns))
+        assert {each for _, each in targets[1:]} == {weight}
+        _, others = Encoder(tokenizer, phase).encode(Dialogue("en", "plain", turns))
+        assert {each for _, each in others[1:]} == {1.0}
+
+
 def test_the_rate_warms_up_holds_and_falls_to_zero() -> None:
     plan = TrainingPlan()
     assert schedule(plan, plan.warmup / 2) == pytest.approx(0.5)
@@ -85,7 +100,7 @@ def test_the_exported_prompts_are_current() -> None:
         )
 
 
-def test_training_goes_on_from_weights_and_says_so(folder: Path, tmp_path: Path) -> None:
+def test_the_last_phase_goes_on_from_weights_and_says_so(folder: Path, tmp_path: Path) -> None:
     import argparse
     import json
 
