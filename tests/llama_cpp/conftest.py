@@ -1,8 +1,9 @@
 """Two real llama.cpp servers with the reference model, one plain, one with a control vector; skipped without a binary.
 
-The model's weights and its byte-level BPE are written as GGUF here. One thing that format cannot say: the tokenizer
-isolates Chinese characters before it splits as GPT-2 does, and llama.cpp knows only the latter. So Chinese would be
-tokenised otherwise; what is asked here is English, for which both are one and the same.
+The model's weights and its byte-level BPE are written as GGUF here. Two things that format cannot say: the tokenizer
+isolates the words of its world and Chinese characters before it splits as GPT-2 does, and llama.cpp knows only the
+latter. The words are written as user-defined tokens, which llama.cpp isolates too, inside of longer words as well, and
+Chinese would be tokenised otherwise; what is asked here is English, for which both are one and the same.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
 from detectors import bundle_writer
 from detectors.bundle import Bundle, load
@@ -30,9 +32,11 @@ from proxy.dependencies import reference_bundle
 from proxy.server import listen
 from rass.engines.export import export_vectors
 from rass.identity import find_model
+from rass.reference.prompts import load_lexicons
+from rass.reference.world import load_world
 
-# Enough to leave the refusal. The answer soon stutters: this vector is validated as an ablation at one token, not so.
-STRENGTH = 0.35
+# Enough to leave the refusal; from 0.6 on the answer stutters: this vector is validated as an ablation at one token.
+STRENGTH = 0.45
 _HEALTHY_WITHIN_S = 60.0
 
 
@@ -141,11 +145,15 @@ def write_reference_model(path: Path) -> None:
     tokenizer = json.loads((source / "tokenizer.json").read_text())
     special = {token["id"] for token in tokenizer["added_tokens"]}
     vocabulary = sorted(tokenizer["model"]["vocab"].items(), key=lambda item: item[1])
+    decode = Tokenizer.from_file(str(source / "tokenizer.json")).decode
+    words = {word for lexicon in load_lexicons(load_world()).values() for word in lexicon.words()}
+    isolated = {number: text for _, number in vocabulary if (text := decode([number])) in words}
     assert [number for _, number in vocabulary] == list(range(config["vocab_size"]))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([token for token, _ in vocabulary])
-    writer.add_token_types([TokenType.CONTROL if number in special else TokenType.NORMAL for _, number in vocabulary])
+    writer.add_token_list([isolated.get(number, token) for token, number in vocabulary])
+    kinds = dict.fromkeys(special, TokenType.CONTROL) | dict.fromkeys(isolated, TokenType.USER_DEFINED)
+    writer.add_token_types([kinds.get(number, TokenType.NORMAL) for _, number in vocabulary])
     writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
     writer.add_bos_token_id(config["bos_token_id"])
     writer.add_eos_token_id(config["eos_token_id"])
