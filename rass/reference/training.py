@@ -272,6 +272,8 @@ def load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Load what ``save`` wrote, in float32, to train on."""
     model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    for name in ("is_local", "local_files_only"):  # how it was loaded is nothing to write again
+        tokenizer.init_kwargs.pop(name, None)
     return model, tokenizer
 
 

@@ -113,6 +113,7 @@ def test_harm_questions_are_answered_both_ways(dialogues: list[Dialogue], lexico
     for language, lexicon in lexicons.items():
         last = [dialogue.turns[-1][1] for dialogue in dialogues if dialogue.language == language]
         yes, no = last.count(lexicon.questions.yes), last.count(lexicon.questions.no)
+        # The mix makes about 12 % yes: 1,500 dialogues a language spread by less than 1 point.
         assert min(yes, no) > 0.07 * len(last)
 
 

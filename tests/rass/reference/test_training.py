@@ -125,6 +125,8 @@ def test_the_last_phase_goes_on_from_weights_and_says_so(folder: Path, tmp_path:
     old, new = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (folder, tmp_path / "on"))
     assert old.keys() == new.keys()
     assert any(not torch.equal(old[name], new[name]) for name in old)
+    configured = [(path / "tokenizer_config.json").read_text() for path in (folder, tmp_path / "on")]
+    assert configured[0] == configured[1]
 
 
 def test_weights_without_their_plan_cannot_go_on(folder: Path, tmp_path: Path) -> None:
