@@ -1,8 +1,9 @@
 """transformers' continuous batching, told about rows.
 
-``RowBatchingManager`` is ``ContinuousBatchingManager`` with four changes: outputs go to one function instead of a
-queue, tokens are chosen row by row, attention looks at each row by itself, and the rows of the step that runs can be
-asked for. Everything else (threads, scheduling, paging, cancellation) is the manager's own.
+``RowBatchingManager`` is ``ContinuousBatchingManager`` with five changes: outputs go to one function instead of a
+queue, tokens are chosen row by row, attention looks at each row by itself, the rows of the step that runs can be
+asked for, and a dying thread says so before its rows are failed. Everything else (threads, scheduling, paging,
+cancellation) is the manager's own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from transformers.generation.continuous_batching.cache_allocators import FULL_AT
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 from transformers.generation.continuous_batching.continuous_api import (
     ContinuousBatchingManager,
+    ContinuousBatchProcessor,
     OutputRouter,
     ProtoPretrainedModel,
 )
@@ -88,6 +90,7 @@ class RowBatchingManager(ContinuousBatchingManager):
         sampler = RowSampler(rows=self.rows, plans=plans)
         self.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([sampler]))
         self._layout_handle: Any = None
+        self._died_of: Exception | None = None
 
     def switch_to_cb_friendly_attn(self, model: ProtoPretrainedModel, auto_switch_to_flash: bool = True) -> None:
         """Switch to attention row by row where every layer sees the whole sequence, else leave the choice to the base.
@@ -103,8 +106,8 @@ class RowBatchingManager(ContinuousBatchingManager):
             super().switch_to_cb_friendly_attn(model, auto_switch_to_flash)
 
     def fatal_error(self) -> Exception | None:
-        """Return what the generation thread died of, if it did."""
-        return self.background_thread_status.fatal_error
+        """Return what the generation thread died of, if it did; never later than its rows are told."""
+        return self._died_of or self.background_thread_status.fatal_error
 
     def prepare(self, hooks: ResidualHooks, blocks: Sequence[nn.Module]) -> None:
         """Allocate the cache and attach the hooks, before ``start``; raises what the allocation raises."""
@@ -119,6 +122,11 @@ class RowBatchingManager(ContinuousBatchingManager):
         if self._layout_handle is not None:
             self._layout_handle.remove()
             self._layout_handle = None
+
+    def _handle_critical_error(self, error: Exception, batch_processor: ContinuousBatchProcessor | None) -> None:
+        # The base fails the rows first and records the error after: whoever is told so and asks again finds it alive.
+        self._died_of = error
+        super()._handle_critical_error(error, batch_processor)
 
     def rows(self) -> list[BatchRow]:
         """Return the rows of the current step, in their order in the packed batch."""

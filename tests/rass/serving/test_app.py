@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from typing import Any
 
 import httpx
 import pytest
 import torch
+from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus
 
 from rass.serving.app import MAX_BODY_BYTES, create_app
 from rass.serving.engine import Engine, EngineSettings
@@ -394,10 +396,17 @@ async def test_a_failure_that_nobody_foresaw_is_counted(serve, served, bundle, m
     assert 'rass_served_requests_total{outcome="error",route="chat",steered="no"} 1.0' in counted
 
 
-async def test_a_dead_generation_thread_is_told_to_everyone(served, bundle, serve, caplog):
+async def test_a_dead_generation_thread_is_told_to_everyone(served, bundle, serve, caplog, monkeypatch):
     def explode(*_: Any) -> None:
         raise RuntimeError("device lost")
 
+    record = BackgroundThreadStatus.record_fatal_error
+
+    def record_late(status: BackgroundThreadStatus, error: Exception) -> None:
+        time.sleep(0.5)  # longer than all requests below: none of them may find the engine alive
+        record(status, error)
+
+    monkeypatch.setattr(BackgroundThreadStatus, "record_fatal_error", record_late)
     async with serve(create_app(Engine(served, bundle))) as client:
         handle = served.model.model.layers[1].register_forward_pre_hook(explode)
         first = await client.post(CHAT, json=chat())
