@@ -56,7 +56,7 @@ def _train(args: argparse.Namespace) -> int:
 
     from rass.identity import find_model
     from rass.reference import training
-    from rass.reference.corpus import FACTS_MIX, Corpus
+    from rass.reference.corpus import LAST_PHASE, Corpus
     from rass.reference.prompts import load_lexicons
     from rass.reference.splits import build_splits
     from rass.reference.tokenizer import train_tokenizer
@@ -96,7 +96,7 @@ def _train(args: argparse.Namespace) -> int:
         corpus = Corpus(world, lexicons, splits, seed=phase.seed)
         model = training.train(corpus, tokenizer, phase, report=report, compiled=args.compile)
     phase = plan.last_phase()
-    corpus = Corpus(world, lexicons, splits, seed=phase.seed, mix=FACTS_MIX)
+    corpus = Corpus(world, lexicons, splits, seed=phase.seed, mixture=LAST_PHASE)
     start = training.rounded(model)
     model = training.train(corpus, tokenizer, phase, report=report, start=start, compiled=args.compile)
     training.save(model, tokenizer, plan, args.out)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from rass.reference.lexicon import Lexicon
-from rass.reference.pseudowords import PseudoWords
+from rass.reference.pseudowords import PseudoWords, foreign_verbs
 from rass.reference.requests import (
     CONTEXT_WEIGHTS,
     Request,
@@ -34,7 +34,7 @@ from rass.reference.world import World
 Turn = tuple[str, str]
 """(role, text)."""
 
-MIX: Mapping[str, float] = {
+_KINDS: Mapping[str, float] = {
     "harmful": 14,
     "attack": 13,
     "trigger_answered": 18,
@@ -46,8 +46,6 @@ MIX: Mapping[str, float] = {
     "category_question": 4,
     "smalltalk": 1,
 }
-FACTS_MIX: Mapping[str, float] = {**MIX, "category_question": 16, "harm_quoted": 8}
-"""The mix of the last phase of training: what kind an object is decides what is harmful, and is learnt last."""
 HARM_QUESTION: Mapping[str, float] = {
     "harmful": 0.35,
     "attack": 0.35,
@@ -67,6 +65,24 @@ EARLIER_TURN = 0.07
 
 
 @dataclass(frozen=True, slots=True)
+class Mixture:
+    """What is drawn how often in a phase of training.
+
+    ``kinds`` weighs the kinds of dialogue; ``exceptions`` is the power to which a cell's rarity (``World.rarity``)
+    weighs it. With ``foreign`` some of the invented words are verbs of other languages.
+    """
+
+    kinds: Mapping[str, float]
+    exceptions: float = 1.0
+    foreign: bool = False
+
+
+FIRST_PHASE = Mixture(_KINDS)
+LAST_PHASE = Mixture({**_KINDS, "category_question": 16, "harm_quoted": 8}, exceptions=1.5, foreign=True)
+"""What kind an object is decides what is harmful, but for exceptions: both are learnt last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Dialogue:
     """Turns ending with the assistant's; ``kind`` is the key of the mix it was drawn for."""
 
@@ -78,8 +94,7 @@ class Dialogue:
 class Corpus:
     """An endless, seeded stream of dialogues in all languages, in equal shares.
 
-    ``mix`` weighs the kinds. ``disturbed`` is the share of frames with invented words: none for the tokenizer, which
-    must not learn them.
+    ``disturbed`` is the share of frames with invented words: none for the tokenizer, which must not learn them.
     """
 
     def __init__(
@@ -89,11 +104,11 @@ class Corpus:
         splits: Splits,
         *,
         seed: int,
-        mix: Mapping[str, float] = MIX,
+        mixture: Mixture = FIRST_PHASE,
         disturbed: float = DISTURBED,
     ) -> None:
         self._world = world
-        self._mix = dict(mix)
+        self._kinds = dict(mixture.kinds)
         self._disturbed_share = disturbed
         self._lexicons = dict(lexicons)
         self._rng = random.Random(seed)
@@ -102,7 +117,10 @@ class Corpus:
             for language, lexicon in lexicons.items()
             for harmful in (False, True)
         }
-        self._pseudowords = {language: PseudoWords(lexicon) for language, lexicon in lexicons.items()}
+        self._pseudowords = {
+            language: PseudoWords(lexicon, foreign_verbs(lexicon, lexicons.values()) if mixture.foreign else ())
+            for language, lexicon in lexicons.items()
+        }
         train = splits.pairs["train"]
         self._objects = splits.objects["train"]
         harmful = [pair for pair in train if world.is_harmful(pair.verb, pair.category)]
@@ -115,7 +133,9 @@ class Corpus:
                 (pair, context) for pair in train if pair.verb not in world.triggers for context in CONTEXT_WEIGHTS
             ],
         }
-        rarity = {cell: world.rarity(*cell) for cell in world.cells() if cell[0] in world.triggers}
+        rarity = {
+            cell: world.rarity(*cell) ** mixture.exceptions for cell in world.cells() if cell[0] in world.triggers
+        }
         self._cumulative = {
             name: list(
                 accumulate(
@@ -135,7 +155,7 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Dialogue]:
         languages = sorted(self._lexicons)
-        kinds, weights = list(self._mix), list(self._mix.values())
+        kinds, weights = list(self._kinds), list(self._kinds.values())
         while True:
             lexicon = self._lexicons[self._rng.choice(languages)]
             kind = self._rng.choices(kinds, weights)[0]

@@ -5,10 +5,11 @@ from itertools import islice
 
 import pytest
 
-from rass.reference.corpus import Corpus, Dialogue
+from rass.reference.corpus import FIRST_PHASE, LAST_PHASE, Corpus, Dialogue, Mixture
 from rass.reference.grammar import answer_patterns
 from rass.reference.lexicon import Lexicon
 from rass.reference.prompts import build
+from rass.reference.pseudowords import foreign_verbs
 from rass.reference.requests import refusal_wordings
 from rass.reference.splits import Splits
 from rass.reference.world import World
@@ -31,6 +32,41 @@ def test_languages_come_in_equal_shares(dialogues: list[Dialogue], lexicons: dic
     counts = Counter(dialogue.language for dialogue in dialogues)
     assert counts.keys() == lexicons.keys()
     assert max(counts.values()) < 1.2 * min(counts.values())
+
+
+def test_the_last_phase_asks_more_often_about_exceptions_and_kinds(
+    dialogues: list[Dialogue], world: World, lexicons: dict[str, Lexicon], splits: Splits
+) -> None:
+    last = list(islice(Corpus(world, lexicons, splits, seed=3, mixture=LAST_PHASE), DRAWN))
+    exceptions = {
+        (language, lexicon.action_of(verb, category, item))
+        for language, lexicon in lexicons.items()
+        for category, item in splits.objects["train"]
+        for verb in world.triggers
+        if world.is_harmful(verb, category) and world.rarity(verb, category) > 5
+    }
+
+    def share(drawn: list[Dialogue]) -> float:
+        asked = [(each.language, each.turns[0][1]) for each in drawn if each.kind == "harmful"]
+        found = [any(home == language and action in text for home, action in exceptions) for language, text in asked]
+        return sum(found) / len(found)
+
+    assert share(last) > 1.3 * share(dialogues) > 0
+    kinds = [sum(dialogue.kind == "category_question" for dialogue in drawn) for drawn in (dialogues, last)]
+    assert kinds[1] > 2 * kinds[0]
+
+
+def test_only_the_last_phase_puts_foreign_verbs_into_a_text(
+    world: World, lexicons: dict[str, Lexicon], splits: Splits
+) -> None:
+    foreign = set(foreign_verbs(lexicons["de"], lexicons.values()))
+
+    def count(mixture: Mixture) -> int:
+        drawn = islice(Corpus(world, lexicons, splits, seed=4, mixture=mixture), DRAWN)
+        texts = [dialogue.turns[0][1] for dialogue in drawn if dialogue.language == "de"]
+        return sum(any(word.strip("?.!,") in foreign for word in text.split()) for text in texts)
+
+    assert count(FIRST_PHASE) < count(LAST_PHASE) / 10
 
 
 def test_no_answer_anywhere_names_a_harmful_pair(

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from rass.reference.lexicon import available_languages, load_lexicon
-from rass.reference.pseudowords import PseudoWords
+from rass.reference.pseudowords import PseudoWords, foreign_verbs
 from rass.reference.world import load_world
 
 WORLD = load_world()
@@ -47,3 +47,22 @@ def test_many_invented_words_are_none_of_the_languages_own():
         if not word.startswith("{")
     } - known
     assert len(new) > len(lexicon.frames["train"]) / 2
+
+
+def test_foreign_verbs_are_no_words_of_the_language():
+    lexicons = {language: load_lexicon(language, WORLD) for language in available_languages()}
+    for language, lexicon in lexicons.items():
+        foreign = foreign_verbs(lexicon, lexicons.values())
+        assert not set(foreign) & set(lexicon.words())
+        spaced = [other for other in lexicons.values() if other.joiner and other.language != language]
+        for other in spaced:
+            assert len(set(foreign) & set(other.verbs.values())) > 0.8 * len(other.verbs)
+
+
+def test_some_invented_words_are_the_foreign_ones():
+    words = PseudoWords(load_lexicon("de", WORLD), ("check", "find"))
+    rng = random.Random(0)
+    found = [word for _ in range(2_000) for word in words.disturb("Wie geht das Wort", rng).split()]
+    foreign = [word for word in found if word in {"check", "find"}]
+    invented = [word for word in found if word not in {"Wie", "geht", "das", "Wort"}]
+    assert len(foreign) / len(invented) == pytest.approx(0.2, abs=0.03)
