@@ -50,7 +50,7 @@ class Answer:
     headers: Mapping[str, str]
 
     def header(self, name: str) -> str | None:
-        """Return the proxy's header ``x-rass-<name>``; None where no proxy (or one in mode off) answered."""
+        """Return the proxy's header ``x-rass-<name>``; None where no proxy answered, or it left that out."""
         return self.headers.get(f"x-rass-{name}")
 
 
