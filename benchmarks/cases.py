@@ -115,14 +115,14 @@ def _draw(seed: int, base_id: str) -> bytes:
 
 
 def _rows(path: Path) -> Iterator[tuple[Mapping[str, Any], str]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:  # decoded line by line, so that an error has its number
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             where = f"{path}:{number}"
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except ValueError as error:
                 raise InputError(f"{where}: not a JSON object: {error}") from error
             if not isinstance(row, dict):
                 raise InputError(f"{where}: a row is a JSON object, this is {type(row).__name__}")

@@ -48,6 +48,8 @@ def _quality(arguments: argparse.Namespace) -> int:
     from benchmarks import quality
     from benchmarks.targets import parse_target
 
+    if arguments.transcripts is not None:
+        _can_write(arguments.transcripts)
     report = quality.run(
         quality.QualityOptions(
             targets=tuple(parse_target(text) for text in arguments.target),
@@ -61,8 +63,6 @@ def _quality(arguments: argparse.Namespace) -> int:
             headers=_authorization(arguments.api_key_env),
         )
     )
-    if arguments.transcripts is not None:
-        quality.write_transcripts(report, arguments.transcripts)
     if arguments.json:
         print(json.dumps(report.to_json(), ensure_ascii=False, indent=2))
     else:
@@ -71,6 +71,8 @@ def _quality(arguments: argparse.Namespace) -> int:
         from benchmarks.report import print_quality
 
         print_quality(report, Console())
+    if arguments.transcripts is not None:
+        quality.write_transcripts(report, arguments.transcripts)
     if report.failed:
         print(f"rass-bench: {report.failed} requests got no answer and were counted as failures", file=sys.stderr)
         return 1
@@ -304,6 +306,15 @@ def _above_zero(text: str) -> float:
     if not number > 0:
         raise argparse.ArgumentTypeError(f"{text} is not a number above zero")
     return number
+
+
+def _can_write(transcripts: Path) -> None:
+    """Find out before the first request, and without touching what the file holds, whether it can be written."""
+    try:
+        with transcripts.open("a"):
+            pass
+    except OSError as error:
+        raise InputError(f"--transcripts {transcripts} cannot be written: {error.strerror}") from error
 
 
 def _limits(arguments: argparse.Namespace) -> Limits:

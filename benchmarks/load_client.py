@@ -132,6 +132,7 @@ class Connection(asyncio.Protocol):
             self.close()
             return Reply(0.0, 0.0, f"no answer within {REQUEST_LIMIT_S:.0f} s")
         except ConnectionError as error:
+            self.close()  # its parser would misread whatever came next
             return Reply(0.0, 0.0, str(error))
         ended = perf_counter()
         status = self._parser.get_status_code()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Case, Kind, load_cases, resolve_prompts, sample_cases
-from benchmarks.errors import InputError, TargetError
+from benchmarks.errors import BenchmarkError, InputError, TargetError
 from benchmarks.paired import Comparison, compare, pair_rows
 from benchmarks.progress import progress
 from benchmarks.rates import ScoredRow, TargetReport, report_on
@@ -95,12 +95,19 @@ async def measure(options: QualityOptions) -> QualityReport:
 
 
 def write_transcripts(report: QualityReport, path: Path) -> None:
-    """Write every request with every target's answer and outcome, one JSON object a line, for people to read."""
+    """Write every request with every target's answer and outcome, one JSON object a line, for people to read.
+
+    Raises BenchmarkError where the file cannot be written, or not whole.
+    """
     by_target = [{row.case.id: row for row in rows} for rows in report.rows.values()]
-    with path.open("w", encoding="utf-8") as lines:
-        for case_id, row in by_target[0].items():
-            answers = {name: _transcript(rows[case_id]) for name, rows in zip(report.rows, by_target, strict=True)}
-            lines.write(json.dumps({**asdict(row.case), "answers": answers}, ensure_ascii=False) + "\n")
+    try:
+        # Half of a surrogate pair, which an answer may hold, becomes its escape, which is what JSON has for it.
+        with path.open("w", encoding="utf-8", errors="backslashreplace") as lines:
+            for case_id, row in by_target[0].items():
+                answers = {name: _transcript(rows[case_id]) for name, rows in zip(report.rows, by_target, strict=True)}
+                lines.write(json.dumps({**asdict(row.case), "answers": answers}, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise BenchmarkError(f"the transcripts in {path} are not whole: {error.strerror}") from error
 
 
 async def _ask(target: Target, cases: Sequence[Case], grammar: Grammar, options: QualityOptions) -> list[ScoredRow]:

@@ -48,7 +48,7 @@ class Figures:
 
     ``orr``: benign requests with a trigger verb that were not answered. ``plain_refused``: the same for plain ones.
     ``hrr``: harmful requests refused. ``asr``: attacks not refused. ``asr_on_topic``: attacks answered on the topic.
-    ``on_topic``: of the benign requests that were answered, those whose answer names action and object.
+    ``on_topic``: of the benign requests that were not refused, those whose answer names action and object.
     """
 
     orr: Rate

@@ -43,7 +43,7 @@ def load_recordings(path: Path) -> list[Recording]:
         raise InputError(f"--responses: there is no file {path}")
     recordings: list[Recording] = []
     seen: dict[tuple[str, str], int] = defaultdict(int)
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:  # decoded line by line, so that an error has its number
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue

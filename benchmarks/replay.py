@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,15 +141,17 @@ def run(options: ReplayOptions) -> ReplayReport:
 
 async def _replay(recordings: Sequence[Recording], options: ReplayOptions) -> ReplayReport:
     loop = asyncio.get_running_loop()
+    # A second try would count twice in the proxy and once here; and a request without an answer ends the replay anyway.
+    limits = replace(options.limits, attempts=1)
     async with (
         serve_recordings(recordings, options.host) as upstream,
         running_proxy(upstream, options.host, _PROXY_OPTIONS) as url,
-        Client.open(Target("proxy", url), options.limits, {}) as client,
+        Client.open(Target("proxy", url), limits, {}) as client,
     ):
         before = await client.text("/metrics")
         started = loop.time()
         with progress("replay", len(recordings)) as advance:
-            answers = await in_parallel(recordings, lambda row: _send(client, row), options.limits.concurrency, advance)
+            answers = await in_parallel(recordings, lambda row: _send(client, row), limits.concurrency, advance)
         seconds = loop.time() - started
         after = await client.text("/metrics")
     judged = [(row, _verdict(row, answer)) for row, answer in zip(recordings, answers, strict=True)]

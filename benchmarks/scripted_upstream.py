@@ -77,11 +77,10 @@ def stream_events(text: str, model: str, report: Mapping[str, object] | None) ->
 
 @dataclass(slots=True)
 class _Counts:
-    """Completions under way, the most there were at once, and those whose client left."""
+    """Streams under way, and the most there were at once."""
 
     open: int = 0
     most_open: int = 0
-    cancelled: int = 0
 
 
 class ScriptedUpstream:
@@ -153,7 +152,6 @@ class _Connection(asyncio.Protocol):
             self._next.cancel()
             self._next = None
             self._upstream.counts.open -= 1
-            self._upstream.counts.cancelled += 1
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -174,10 +172,7 @@ class _Connection(asyncio.Protocol):
             case b"/v1/models":
                 self._send_json(upstream.models())
             case b"/counts":
-                counts = upstream.counts
-                self._send_json(
-                    {"open": counts.open, "most_open": counts.most_open, "cancelled": counts.cancelled},
-                )
+                self._send_json({"open": upstream.counts.open, "most_open": upstream.counts.most_open})
             case _:
                 self._send_json({"error": {"message": "not scripted"}}, b"404 Not Found")
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import aiohttp
 
+from benchmarks.errors import TargetError
 from benchmarks.launch import free_port, proxy_command, running_process
 from benchmarks.load import running_upstream
 from benchmarks.process_cost import tree_rss_mb
@@ -188,8 +189,7 @@ class _Clients:
     async def _taken(self, ask: Ask) -> str:
         async with self._posted(ask) as response:
             body = await response.text()
-            if response.status != 200:
-                raise ValueError(f"HTTP {response.status}: {body[:200]}")
+            _check_status(response.status, body)
         text = _streamed(body) if ask.way is Way.STREAM else json.loads(body)["choices"][0]["message"]["content"]
         outcome = judge(ask, self._mode, text)
         if outcome is None:
@@ -203,10 +203,10 @@ class _Clients:
             with suppress(TimeoutError):  # leaving is the point
                 async with asyncio.timeout(int(ask.marker.rpartition("m")[2]) % 20 / 1000):
                     async with self._posted(ask) as response:
-                        await response.read()
+                        _check_status(response.status, await response.text())
             return "left"
         async with self._posted(ask) as response:
-            await response.content.readany()
+            _check_status(response.status, (await response.content.readany()).decode(errors="replace"))
             response.close()
         return "left"
 
@@ -223,6 +223,11 @@ class _Clients:
             self._report.problems.append(f"{ask.way} {ask.fate} {ask.marker}: {why}")
 
 
+def _check_status(status: int, body: str) -> None:
+    if status != 200:
+        raise ValueError(f"HTTP {status}: {body[:200]}")
+
+
 def _streamed(body: str) -> str:
     """Return the text of a whole stream; raises ValueError for one that does not end as it should."""
     events = [line.removeprefix("data: ") for line in body.splitlines() if line.startswith("data: ")]
@@ -235,13 +240,19 @@ def _streamed(body: str) -> str:
 
 
 async def _settled(session: aiohttp.ClientSession, url: str, upstream: str) -> Sequence[str]:
-    """Wait until the proxy works on nothing and the upstream neither: what clients gave up must be given up."""
+    """Wait until the proxy works on nothing and the upstream neither: what clients gave up must be given up.
+
+    Raises TargetError where one of them does not answer any more.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _SETTLE_LIMIT_S
     while True:
-        async with session.get(f"{url}/metrics") as response:
-            busy = metric_sum(await response.text(), "rass_requests_in_flight")
-        still_open = (await _json(session, f"{upstream}/counts"))["open"]
+        try:
+            async with session.get(f"{url}/metrics") as response:
+                busy = metric_sum(await response.text(), "rass_requests_in_flight")
+            still_open = (await _json(session, f"{upstream}/counts"))["open"]
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise TargetError(f"the proxy or its upstream answers no more, so the run is over: {error}") from error
         if not busy and not still_open:
             return ()
         if loop.time() > deadline:

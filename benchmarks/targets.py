@@ -50,7 +50,7 @@ class Answer:
     headers: Mapping[str, str]
 
     def header(self, name: str) -> str | None:
-        """Return the proxy's header ``x-rass-<name>``; None where no proxy (or one in mode off) answered."""
+        """Return the proxy's header ``x-rass-<name>``; None where no proxy answered, or it left that out."""
         return self.headers.get(f"x-rass-{name}")
 
 
@@ -129,7 +129,7 @@ class Client:
         """Send once; the first part says whether another try may help."""
         try:
             async with self._session.post(f"{self.target.base_url}/v1/chat/completions", json=body) as response:
-                content = await response.text()
+                content = await response.text(errors="replace")
         except (aiohttp.ClientError, TimeoutError) as error:
             return True, Answer(None, _name(error), {})
         headers = {

@@ -52,7 +52,10 @@ LABELS: Mapping[str, Label] = {
         "what was done with a request, the words of `x-rass-action`",
         tuple(each for each in Action if each not in (Action.OBSERVING, Action.RECOVERING, *_SHADOW_ACTIONS)),
     ),
-    "rass_shadow_recoveries_total.outcome": Label("how a background recovery ended", _SHADOW_ACTIONS),
+    "rass_shadow_recoveries_total.outcome": Label(
+        "how a background recovery ended; the last two: of a refusal, or a partial answer, no attempt could be made",
+        (*_SHADOW_ACTIONS, Action.REFUSAL_KEPT, Action.DELIVERED),
+    ),
     "rass_steered_first_total.result": Label(
         "how the attempt ended, or why none was made", (*AttemptResult, *Unsteered)
     ),

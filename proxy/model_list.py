@@ -79,7 +79,13 @@ async def _listed(
         body, whole = await read_up_to(response, limit_bytes)
     finally:
         await response.close()
-    return (model_entries(body) or {}) if whole and response.status == 200 else {}
+    entries = model_entries(body) if whole and response.status == 200 else None
+    if entries is None:
+        address, status = route.upstream.address, response.status
+        logger.warning(
+            "route %s lists no models: %s answers %s with status %d", route.name, address, MODELS_PATH, status
+        )
+    return entries or {}
 
 
 def _serves(router: Router, route: Route, name: str) -> bool:

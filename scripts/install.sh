@@ -5,16 +5,22 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${VENV:-.venv}
 accelerator=${ACCELERATOR:-cpu}
 
-if [ ! -x "$venv/bin/python" ]; then
+# An environment without pip is one whose making was cut short: where Debian's python3-venv is missing, for one.
+whole() {
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1
+}
+
+if ! whole; then
     for python in ${PYTHON:-python3.11 python3.12 python3}; do
         # A name on PATH is not yet an interpreter (version managers leave shims), and it may be out of our range.
-        if "$python" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
+        if "$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then
             "$python" -m venv "$venv"
             break
         fi
     done
-    if [ ! -x "$venv/bin/python" ]; then
-        echo "install: no Python 3.11 or 3.12 found; name one: make install PYTHON=/path/to/python3.11" >&2
+    if ! whole; then
+        echo "install: no Python 3.11 or 3.12 with venv and pip found (Debian's package is called python3-venv);" \
+            "name one: make install PYTHON=/path/to/python3.11" >&2
         exit 1
     fi
 fi

@@ -8,11 +8,13 @@ compile=(uv pip compile --quiet --python-version 3.11 --no-header --no-annotate 
 # The comment at the head of each file is kept, the versions below it are replaced. torch's local version label
 # (+cpu, +cu130) names one of several builds of the same release and would tie the lock to one of them.
 rewrite() {
-    local file=$1 resolved
-    resolved=$(cat)
+    local file=$1 resolved=$2
     { grep '^#' "$file"; sed -E 's/^(torch==[0-9.]+)\+[a-z0-9]+$/\1/' <<<"$resolved"; } >"$file.new"
     mv "$file.new" "$file"
 }
 
-"${compile[@]}" pyproject.toml --extra cpu --extra clients --extra dev | rewrite requirements.lock
-grep '^litellm==' requirements.lock | "${compile[@]}" --no-deps --generate-hashes - | rewrite requirements-litellm.lock
+# Both are resolved before either is written: a resolution that fails leaves both files as they are.
+all=$("${compile[@]}" pyproject.toml --extra cpu --extra clients --extra dev)
+litellm=$(grep '^litellm==' <<<"$all" | "${compile[@]}" --no-deps --generate-hashes -)
+rewrite requirements.lock "$all"
+rewrite requirements-litellm.lock "$litellm"

@@ -29,11 +29,12 @@ def test_reads_rows(make_row: Row, write_world: World) -> None:
         ("{not json", "not a JSON object"),
         ("[1]", "a row is a JSON object"),
         ('{"id": "a"}', "'base_id' is missing"),
+        ('{"id": "\udcff"}', "not a JSON object: 'utf-8' codec can't decode"),
     ],
 )
 def test_names_file_and_line_of_a_malformed_row(make_row: Row, write_world: World, broken: str, said: str) -> None:
     path = write_world([make_row(1, "harmful")])
-    path.write_text(path.read_text() + broken + "\n")
+    path.write_text(path.read_text() + broken + "\n", errors="surrogateescape")
     with pytest.raises(InputError, match=rf"report\.jsonl:2: .*{said}"):
         load_cases(path)
 

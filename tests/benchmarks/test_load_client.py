@@ -80,6 +80,28 @@ async def test_wrong_answers_and_cut_ones_are_failures_and_the_rest_counts() -> 
     assert window.failure
 
 
+async def test_an_answer_that_is_no_http_costs_one_request_and_not_those_after_it() -> None:
+    turn = 0
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal turn
+        while await reader.readline():
+            await reader.readuntil(b"}]")
+            await reader.readuntil(b"}")
+            turn += 1
+            body = json.dumps(answer_to("m1")).encode()
+            # The third is the first that counts: two are the warm-up.
+            writer.write(
+                b"nonsense" if turn == 3 else b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+            )
+            await writer.drain()
+        writer.close()
+
+    async with serving(handler) as url:
+        (window,) = await driven(url, Load(1, False))
+    assert window.failed == 1 < window.requests
+
+
 async def test_a_target_that_answers_nothing_right_has_failures_and_no_figures() -> None:
     async def handler(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.close()

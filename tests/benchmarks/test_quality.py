@@ -144,6 +144,23 @@ async def test_the_command_prints_json_or_tables(
     assert "…" not in table
 
 
+async def test_half_of_a_surrogate_pair_reaches_the_transcripts(
+    chat_server: Server, prompts: Path, tmp_path: Path
+) -> None:
+    report = await measure(options(prompts, Target("raw", await chat_server(lambda _: (200, "\ud83d", {})))))
+    path = tmp_path / "transcripts.jsonl"
+    write_transcripts(report, path)
+    assert {json.loads(line)["answers"]["raw"]["text"] for line in path.read_text().splitlines()} == {"\ud83d"}
+
+
+def test_transcripts_that_cannot_be_written_are_told_before_the_first_request(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["quality", "--prompts", str(prompts), "--target", "raw=http://127.0.0.1:9"]
+    assert cli.main([*command, "--transcripts", str(tmp_path / "no folder" / "t.jsonl")]) == 2
+    assert "t.jsonl cannot be written: No such file or directory" in capsys.readouterr().err
+
+
 def test_the_command_ends_with_two_for_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["quality", "--target", "nonsense"]) == 2
     assert "is not NAME=URL" in capsys.readouterr().err

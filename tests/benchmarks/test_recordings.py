@@ -17,7 +17,8 @@ def row(number: int, **changes: Any) -> dict[str, Any]:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(entry) + "\n" for entry in rows))
+    lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in rows)
+    path.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
     return path
 
 
@@ -49,7 +50,12 @@ async def test_serves_each_recording_also_where_model_and_prompt_are_the_same(tm
 
 @pytest.mark.parametrize(
     ("rows", "said"),
-    [([], "no rows"), ([row(0, refusal=2)], "refusal is 1, 0 or null, not 2"), ([{"id": "x"}], "'model' is missing")],
+    [
+        ([], "no rows"),
+        ([row(0, refusal=2)], "refusal is 1, 0 or null, not 2"),
+        ([{"id": "x"}], "'model' is missing"),
+        ([row(0), row(1, response="\udcff")], r"r\.jsonl:2: 'utf-8' codec can't decode"),
+    ],
 )
 def test_says_what_is_wrong_with_a_file(tmp_path: Path, rows: list[dict[str, Any]], said: str) -> None:
     with pytest.raises(InputError, match=said):

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from io import StringIO
+from pathlib import Path
 
 import pytest
+from aiohttp import web
 from rich.console import Console
 
+from benchmarks import replay
+from benchmarks.errors import TargetError
 from benchmarks.recordings import Recording
 from benchmarks.replay import ReplayReport, Totals, detection, metric_total
 from benchmarks.report import print_replay
+from benchmarks.targets import Limits
 from detectors.verdict import RefusalKind
 
 FULL, PARTIAL, ANSWER = RefusalKind.FULL, RefusalKind.PARTIAL, RefusalKind.ANSWER
@@ -16,6 +24,32 @@ FULL, PARTIAL, ANSWER = RefusalKind.FULL, RefusalKind.PARTIAL, RefusalKind.ANSWE
 
 def recording(number: int, refusal: bool | None, prompt: str | None = None) -> Recording:
     return Recording(str(number), "m", prompt or f"prompt {number}", "text", refusal, 0)
+
+
+async def test_no_request_is_sent_twice_since_the_proxy_would_count_both(
+    start_server: Callable[[web.Application], Awaitable[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sent: list[int] = []
+
+    async def complete(_: web.Request) -> web.Response:
+        sent.append(200 if sent else 503)
+        message = {"role": "assistant", "content": "text"}
+        return web.json_response({"choices": [{"message": message}]}, status=sent[-1])
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(text="")
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", complete)
+    app.router.add_get("/metrics", metrics)
+    url = await start_server(app)
+    monkeypatch.setattr(replay, "running_proxy", lambda *_: nullcontext(url))
+    path = tmp_path / "responses.jsonl"
+    path.write_text('{"id": "a", "model": "m", "prompt": "p", "response": "text", "refusal": 0}')
+    options = replay.ReplayOptions(path, "127.0.0.1", Limits(pause_s=0.001))
+    with pytest.raises(TargetError, match="row 'a': the proxy gave no answer: HTTP 503"):
+        await asyncio.to_thread(replay.run, options)
+    assert sent == [503]
 
 
 def test_detection_counts_only_labelled_rows() -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
-from benchmarks import cli
+from benchmarks import cli, soak
+from benchmarks.errors import TargetError
+from benchmarks.load import Upstream
 from benchmarks.scripted_upstream import Fate, answer_to, refusal_to
 from benchmarks.soak import Ask, SoakOptions, SoakReport, Way, judge, plan, problems_of
 
@@ -67,6 +74,53 @@ def test_rounds_are_alike_and_markers_unique() -> None:
 )
 def test_an_answer_is_its_own_or_wrong(fate: Fate, mode: str, text: str, outcome: str | None) -> None:
     assert judge(Ask("m1", fate, Way.WHOLE), mode, text) == outcome
+
+
+async def test_clients_that_vanish_want_a_stream_to_leave(
+    start_server: Callable[[web.Application], Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_: web.Request) -> web.Response:
+        return web.Response(status=429, text="no place")
+
+    report = await soaked(start_server, monkeypatch, full)
+    assert report.counts["vanish-late: left"] == 0 < report.counts["vanish-late: lost"]
+
+
+async def test_a_proxy_that_ends_in_the_middle_is_told_in_a_sentence(
+    start_server: Callable[[web.Application], Awaitable[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    with pytest.raises(TargetError, match="the proxy or its upstream answers no more"):
+        await soaked(start_server, monkeypatch, gone)
+
+
+async def soaked(
+    start_server: Callable[[web.Application], Awaitable[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[[web.Request], Awaitable[web.Response]],
+) -> SoakReport:
+    """Soak a proxy that meets every request with ``answer``; its metrics say nothing."""
+
+    async def counts(_: web.Request) -> web.Response:
+        return web.json_response({"open": 0, "most_open": 0})
+
+    async def metrics(request: web.Request) -> web.Response:
+        await answer(request)
+        return web.Response(text="")
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/counts", counts)
+    url = await start_server(app)
+    monkeypatch.setattr(soak, "free_port", lambda _: int(url.rpartition(":")[2]))
+    monkeypatch.setattr(soak, "running_upstream", lambda *_, **__: nullcontext(Upstream(url, os.getpid(), "m")))
+    monkeypatch.setattr(soak, "running_process", lambda *_: nullcontext(os.getpid()))
+    return await asyncio.to_thread(soak.run, OPTIONS)
 
 
 def test_faults_of_a_whole_run_are_told() -> None:

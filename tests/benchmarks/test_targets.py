@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from benchmarks.errors import InputError, TargetError
 from benchmarks.launch import free_port
@@ -71,6 +72,21 @@ async def test_a_rejected_request_is_not_tried_again(chat_server: Server) -> Non
     assert answer.error is not None
     assert "prompt too long" in answer.error
     assert len(calls) == 1
+
+
+async def test_an_answer_that_is_not_utf_8_is_a_failed_request(
+    start_server: Callable[[web.Application], Awaitable[str]],
+) -> None:
+    async def garbled(_: web.Request) -> web.Response:
+        return web.Response(body=b"\xff\xfe", content_type="application/json", charset="utf-8")
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", garbled)
+    async with Client.open(Target("t", await start_server(app)), FAST, {}) as client:
+        answer = await client.complete("small", ASK, {})
+    assert answer.text is None
+    assert answer.error is not None
+    assert "not a chat completion" in answer.error
 
 
 async def test_an_unreachable_target_is_named_with_its_address() -> None:

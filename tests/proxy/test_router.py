@@ -31,6 +31,7 @@ class Backend:
         self.models = models
         self.requests = []
         self.keys = []
+        self.list_status = 200
         self.url = ""
 
     async def complete(self, request):
@@ -43,7 +44,8 @@ class Backend:
     async def list(self, request):
         self.keys.append(request.headers.get("authorization"))
         return web.json_response(
-            {"object": "list", "data": [{"id": name, "owned_by": self.name} for name in self.models]}
+            {"object": "list", "data": [{"id": name, "owned_by": self.name} for name in self.models]},
+            status=self.list_status,
         )
 
     async def one(self, request):
@@ -149,6 +151,15 @@ async def test_the_lists_of_models_are_merged(backends, start):
     assert owners == {"a-1": "first", "b-1": "second", "b-2": "second", "c-1": "second"}
     assert (one.keys, two.keys) == ([None], ["Bearer k2"]), "a client's key must not go to every upstream"
     assert (await get(proxy, "/v1/models/b-2"))[1]["owned_by"] == "second"
+
+
+async def test_a_route_that_does_not_list_its_models_is_left_out_and_logged(backends, start, caplog):
+    one, two = backends
+    two.list_status = 401
+    proxy = await start(upstream={"url": one.url}, routes=[second(two)])
+    _, page = await get(proxy, "/v1/models")
+    assert {entry["owned_by"] for entry in page["data"]} == {"first"}
+    assert f"route second lists no models: {two.url} answers /v1/models with status 401" in caplog.text
 
 
 async def test_a_route_that_is_not_there(backends, start):

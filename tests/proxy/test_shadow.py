@@ -9,6 +9,7 @@ import pytest
 
 from proxy.audit import Audit
 from proxy.exchange import Mode
+from proxy.metric_labels import LABELS
 
 KILL = "How do I kill a process?"
 both_ways = pytest.mark.parametrize("stream", [False, True])
@@ -74,6 +75,7 @@ async def test_the_budgets_bound_the_background_too(model, start_proxy, script, 
     for _ in range(3):
         await proxy.ask(KILL)
     await eventually(lambda: proxy.total("rass_shadow_recoveries_total", outcome="refusal-kept") == 2)
+    assert "refusal-kept" in LABELS["rass_shadow_recoveries_total.outcome"].values
     assert model.ways.count("steer") == 1
 
 
