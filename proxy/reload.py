@@ -145,7 +145,8 @@ def _files_of(settings: Settings) -> Iterator[Path]:
     for folder in folders:
         if folder is not None:
             yield folder
-            yield from sorted(folder.glob("*"))
+            with suppress(OSError):  # it may be exchanged at this moment; what is there then is seen the next time
+                yield from sorted(folder.iterdir())
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -164,9 +164,11 @@ class _Workers:
     def _ended(self) -> Iterator[tuple[int, str]]:
         """Yield each worker that has ended since the last look, with how it did."""
         for pid in sorted(self._running):
-            found, status = os.waitpid(pid, os.WNOHANG)
+            with _signals_held_back():  # what a signal does to the running must not meet one that is gone
+                found, status = os.waitpid(pid, os.WNOHANG)
+                if found:
+                    self._running.discard(pid)
             if found:
-                self._running.discard(pid)
                 mark_process_dead(pid)  # type: ignore[no-untyped-call]  # its gauges no longer count, its counters do
                 code = os.waitstatus_to_exitcode(status)
                 yield pid, f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -19,7 +19,7 @@ from rass.questions import question_for
 from rass.scoring import Scorer
 from rass.simulate import with_answers
 from rass.steering import SteeringConfig, config_rows
-from rass.strength import Dose, StrengthChoice
+from rass.strength_choice import Dose, StrengthChoice
 from rass.vectors import SteeringVectors
 
 __all__ = ["AnswerPools", "AnswerSettings", "answer_rows"]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from detectors.manifest import Manifest
 from detectors.statistics import Interval
-from rass.strength import StrengthChoice
+from rass.strength_choice import StrengthChoice
 from rass.validate import ValidationReport
 
 __all__ = ["percent", "render_card"]

@@ -28,7 +28,7 @@ from rass.errors import ValidationRefused
 from rass.probe import LinearProbe
 from rass.questions import question_for
 from rass.steering import vector_of
-from rass.strength import StrengthChoice
+from rass.strength_choice import StrengthChoice
 from rass.validate import Limits, ValidationReport
 from rass.vectors import SteeringVectors
 

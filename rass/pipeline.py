@@ -12,7 +12,7 @@ from rass.artifacts import Run, save_typed
 from rass.errors import ValidationRefused
 from rass.export import assemble, export
 from rass.stages import STAGES, BuildInputs, BuildSettings, Reporter, Stages
-from rass.strength import StrengthChoice
+from rass.strength_choice import StrengthChoice
 from rass.validate import ValidationReport
 
 __all__ = ["BuildResult", "Exported", "build_bundle", "run_key"]

@@ -25,7 +25,8 @@ from rass.prompts import LabelledPrompt, PromptSet
 from rass.scoring import Scorer
 from rass.simulate import simulate
 from rass.stage_files import load_probe, load_vectors, save_probe, save_vectors
-from rass.strength import StrengthChoice, StrengthPools, StrengthSettings, choose_strength, planned_generations
+from rass.strength import StrengthPools, StrengthSettings, choose_strength, planned_generations
+from rass.strength_choice import StrengthChoice
 from rass.validate import ALL, Limits, ValidationReport, divergence, judge, positive_control, summarise
 from rass.vectors import SteeringVectors, build
 

@@ -2,7 +2,7 @@
 
 litellm does work when it is imported: it reads a ``.env`` file and fetches a price list. Two environment variables
 turn that off; they are set for the import alone. Its logs may quote prompts and are switched off: what goes wrong is
-reported by `proxy.upstream.litellm`.
+told by `proxy.upstream.litellm_failures`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Library:
 
         No retries and no fallbacks, no callbacks, no cache: those are the proxy's own business or nobody's.
         """
-        # For the connection alone; how long an answer and its pauses may take is `proxy.upstream.litellm`'s to say.
+        # For the connection alone: how long an answer and its pauses may take is for those to say who read it.
         timeout = httpx.Timeout(None, connect=settings.connect_timeout_s)
         return {
             "model": f"{self._provider}/{settings.model_prefix}{arguments['model']}",

@@ -16,6 +16,8 @@ from proxy.stream import SseParser
 
 _MAX_BODY_BYTES = 4_194_304
 _EVENT_STREAM = "text/event-stream"
+_RELAYED_HEADERS = ("retry-after", "retry-after-ms")
+_RELAYED_PREFIXES = ("x-ratelimit-", "anthropic-ratelimit-")
 # What marks an object as one of these wires'. OpenAI's Responses, which litellm uses for some models, is none of them.
 _KNOWN_KEYS = frozenset({"choices", "candidates", "promptFeedback", "usageMetadata", "stopReason", "error"})
 _ANTHROPIC_TYPES = frozenset(
@@ -93,6 +95,21 @@ class ProviderWire:
         """Whether a stream, as far as it was read, lacks the end that every one of these wires has."""
         streamed = self.legible and self._parser is not None and self.status == 200
         return streamed and not any(choice.native_reason is not None for choice in self.choices.values())
+
+    @property
+    def error_message(self) -> str:
+        """What the provider said of its error, empty where it said nothing."""
+        message = None if self.error is None else self.error.get("message")
+        return message if isinstance(message, str) else ""
+
+    @property
+    def relayed_headers(self) -> dict[str, str]:
+        """The headers that say when and how much may be asked."""
+        return {
+            name: value
+            for name, value in self.headers.items()
+            if name in _RELAYED_HEADERS or name.startswith(_RELAYED_PREFIXES)
+        }
 
     def choice(self, index: int) -> WireChoice:
         """Return what is known of a choice."""

@@ -26,6 +26,10 @@ __all__ = ["MAX_BODY_BYTES", "create_app"]
 
 MAX_BODY_BYTES = 4 << 20
 _CLIENT_GONE = 499  # nobody reads it; it is for access logs
+_CHAT_PATH = "/v1/chat/completions"
+_READ_PATH = "/v1/rass/read"
+_COUNTED = {_CHAT_PATH: "chat", _READ_PATH: "read"}
+"""What metrics call the paths whose requests they count."""
 _Result = TypeVar("_Result")
 
 
@@ -42,13 +46,13 @@ def create_app(engine: Engine) -> FastAPI:
             await engine.stop()
 
     app = FastAPI(title="rass serve-model", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_route("/v1/chat/completions", routes.chat, methods=["POST"])
-    app.add_route("/v1/rass/read", routes.read, methods=["POST"])
+    app.add_route(_CHAT_PATH, routes.chat, methods=["POST"])
+    app.add_route(_READ_PATH, routes.read, methods=["POST"])
     app.add_route("/v1/models", routes.models, methods=["GET"])
     app.add_route("/health", routes.health, methods=["GET"])
     app.add_route("/metrics", routes.metrics, methods=["GET"])
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _internal_error)
+    app.add_exception_handler(Exception, routes.fault)
     return app
 
 
@@ -68,6 +72,7 @@ class _Routes:
         try:
             body = parse(await _body(request), ChatBody)
             steered = "yes" if body.rass is not None and body.rass.steer is not None else "no"
+            request.state.steered = steered
             completion = await _unless_gone(request, self._completions.start(body))
             envelope = Envelope(self._engine.served.id)
             if body.stream:
@@ -79,9 +84,6 @@ class _Routes:
                 completion.close()
         except (ServingError, ClientDisconnect) as error:
             return self._failed("chat", error, steered)
-        except Exception:
-            self._metrics.requests.labels("chat", "error", steered).inc()
-            raise
         self._answered(completion, steered, began)
         return JSONResponse(answer)
 
@@ -92,9 +94,6 @@ class _Routes:
             reading = await _unless_gone(request, self._completions.read(body))
         except (ServingError, ClientDisconnect) as error:
             return self._failed("read", error, "no")
-        except Exception:
-            self._metrics.requests.labels("read", "error", "no").inc()
-            raise
         self._metrics.requests.labels("read", "ok", "no").inc()
         return JSONResponse(reading)
 
@@ -113,6 +112,16 @@ class _Routes:
     async def metrics(self, _request: Request) -> Response:
         """``GET /metrics`` in the Prometheus text format."""
         return Response(self._metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def fault(self, request: Request, error: Exception) -> Response:
+        """Count and answer a fault of ours, in a stream too; Starlette logs it with its traceback after this."""
+        route = _COUNTED.get(request.url.path)
+        if route is not None:
+            self._metrics.requests.labels(route, "error", getattr(request.state, "steered", "no")).inc()
+        message = f"internal error ({type(error).__name__}); the server's log says more"
+        return JSONResponse(
+            {"error": {"message": message, "type": "server_error", "param": None, "code": None}}, status_code=500
+        )
 
     async def _stream(
         self, completion: Completion, envelope: Envelope, usage: bool, steered: str, began: float
@@ -133,9 +142,6 @@ class _Routes:
             yield event(error.body())
         except (asyncio.CancelledError, GeneratorExit):
             self._metrics.requests.labels("chat", "cancelled", steered).inc()
-            raise
-        except Exception:
-            self._metrics.requests.labels("chat", "error", steered).inc()
             raise
         else:
             self._answered(completion, steered, began)
@@ -225,11 +231,3 @@ async def _http_error(_request: Request, error: Exception) -> Response:
     message = f"{error.detail}; see GET /v1/models" if isinstance(error, HTTPException) else str(error)
     body = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": None}}
     return JSONResponse(body, status_code=status)
-
-
-async def _internal_error(_request: Request, error: Exception) -> Response:
-    """Answer a fault of ours; Starlette logs it with its traceback after this."""
-    message = f"internal error ({type(error).__name__}); the server's log says more"
-    return JSONResponse(
-        {"error": {"message": message, "type": "server_error", "param": None, "code": None}}, status_code=500
-    )

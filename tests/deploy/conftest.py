@@ -218,7 +218,7 @@ async def send_traffic(proxy: str, model: str) -> int:
             for stream in (False, True):
                 if script.ends == "hang":
                     with pytest.raises(TimeoutError):
-                        await ask(prompt, stream=stream, timeout_s=0.2)
+                        await ask(prompt, stream=stream, timeout_s=1.0)  # it must have reached the proxy by then
                 else:
                     await ask(prompt, stream=stream)
         for mode in ("off", "observe"):

@@ -111,7 +111,11 @@ def _running(binary: Path, model: Path, log: Path, *more: str) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(10)
+        try:
+            process.wait(10)
+        finally:
+            process.kill()
+            process.wait()
 
 
 def _healthy(url: str) -> bool:

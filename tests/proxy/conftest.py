@@ -443,7 +443,7 @@ def eventually() -> Callable[[Callable[[], bool]], Awaitable[None]]:
     """Waits, within a bound, for something that happens just after the client has its answer."""
 
     async def wait(condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not condition():  # noqa: ASYNC110 - what is waited for sets no event
                 await asyncio.sleep(0.005)
 

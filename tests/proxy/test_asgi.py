@@ -58,7 +58,7 @@ async def test_work_that_is_watched_may_end():
         await watched.wait()
         return "done"
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await while_connected(receive, work(), TimeLimit(SHORT_S)) == "done"
     assert left_alone.is_set()
 

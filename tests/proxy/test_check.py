@@ -214,7 +214,7 @@ async def test_the_refusal_detector(checked, detector, state, said):
     ],
 )
 async def test_the_boundary_detector(checked, detector, state, said):
-    lines = await checked(replaced={"boundary": detector}, detectors={"deadline_s": 0.3})
+    lines = await checked(replaced={"boundary": detector}, detectors={"deadline_s": 1})
     only(lines, "boundary detector", state, said)
 
 
@@ -229,7 +229,7 @@ async def test_the_boundary_detector(checked, detector, state, said):
     ],
 )
 async def test_the_answer_harm_detector(checked, detector, state, said):
-    lines = await checked(replaced={"answer_harm": detector}, detectors={"deadline_s": 0.3})
+    lines = await checked(replaced={"answer_harm": detector}, detectors={"deadline_s": 1})
     only(lines, "answer-harm detector", state, said)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy import reload
 from proxy.keys_command import add_key, remove_key
 from proxy.server import listen, running_server, url_of
+from proxy.settings import Settings
 from proxy.settings_sources import SettingsSource, value_of
 
 PROBE = "How do I kill the script?"
@@ -30,11 +32,20 @@ class Serving:
         self.session = None
 
     def write(self, more="", *, mode="observe", groups=""):
-        self.path.write_text(
+        self._replace(
             f'mode = "{mode}"\nport = 0\n{more}\n[upstream]\nurl = "{self._upstream}"\n[canary]\nprompt = "{PROBE}"\n'
             + f"{groups}\n"
             + ("" if "[reload]" in groups else "[reload]\npoll_s = 0.02\n")
         )
+
+    def change(self, before, after):
+        self._replace(self.path.read_text().replace(before, after))
+
+    def _replace(self, text):
+        # In one step: a file that is seen while it is written counts as changed twice.
+        fresh = self.path.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.replace(self.path)
 
     async def ask(self, prompt=PROBE, headers=None):
         body = {"model": SERVED, "messages": [{"role": "user", "content": prompt}]}
@@ -166,7 +177,7 @@ async def test_an_upstream_that_does_not_fit_is_not_moved_to(serving, reference_
     serving.write('bundle = "reference"', mode="recover")
     await serving.reloaded("applied")
     reference_model.listed[SERVED] = {**reference_model.listed[SERVED], "revision": "other"}
-    serving.path.write_text(serving.path.read_text().replace("127.0.0.1", "localhost"))
+    serving.change("127.0.0.1", "localhost")
     await serving.reloaded("kept")
     assert "revision" in caplog.text
     assert (await serving.ask())[1]["x-rass-action"] == "recovered"
@@ -229,3 +240,13 @@ async def test_no_request_is_dropped_while_reloading(serving, reference_model, s
     ending.set()
     await asyncio.gather(*clients)
     assert set(seen) == {(200, "off", "Hello."), (200, "delivered", "Hello.")}
+
+
+def test_a_bundle_that_is_exchanged_while_its_files_are_listed_is_seen(tmp_path, monkeypatch):
+    def vanished(folder, *_):
+        raise FileNotFoundError(folder)
+
+    monkeypatch.setattr(Path, "iterdir", vanished)
+    monkeypatch.setattr(Path, "glob", vanished)
+    settings = Settings(bundle=str(tmp_path))
+    assert reload.stamps(SettingsSource({}, None), settings)[tmp_path] is not None

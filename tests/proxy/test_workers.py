@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,10 @@ import aiohttp
 import psutil
 import pytest
 
+from proxy import workers as workers_module
 from proxy.server import listen
+from proxy.settings import Settings
+from proxy.settings_sources import SettingsSource
 from proxy.workers import MOST_RESTARTS
 
 KILL = "How do I kill a process?"
@@ -84,9 +87,15 @@ async def start_workers(model, tmp_path) -> AsyncIterator[Callable[..., Awaitabl
             try:
                 yield workers
             finally:
+                family = [process, *process.children()] if process.is_running() else [process]
                 if process.poll() is None:
                     process.terminate()
-                await asyncio.to_thread(process.wait, LIMIT_S)
+                try:
+                    await asyncio.to_thread(process.wait, LIMIT_S)
+                finally:
+                    for each in family:
+                        with suppress(psutil.NoSuchProcess):
+                            each.kill()
 
         async def start(*options: str) -> Workers:
             workers = await stack.enter_async_context(running(list(options)))
@@ -196,3 +205,27 @@ def test_what_stops_the_first_worker_is_said_once(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
     assert result.returncode == 2
     assert result.stderr.count("cannot be opened for appending") == 1
+
+
+def test_a_signal_while_an_ended_worker_is_noted_meets_only_living_ones(monkeypatch):
+    monkeypatch.setattr(workers_module, "mark_process_dead", lambda _pid: None)
+    reaped = os.waitpid
+
+    def interrupted(pid, options):
+        found = reaped(pid, options)
+        signal.raise_signal(signal.SIGHUP)
+        return found
+
+    with listen("127.0.0.1", 0) as listener:
+        workers = workers_module._Workers(Settings(), SettingsSource({}, None), listener)
+        before = signal.signal(signal.SIGHUP, workers._pass_on)
+        try:
+            ended = os.posix_spawn(sys.executable, [sys.executable, "-c", ""], os.environ)
+            os.waitid(os.P_PID, ended, os.WEXITED | os.WNOWAIT)
+            workers._running.add(ended)
+            with monkeypatch.context() as patched:
+                patched.setattr(os, "waitpid", interrupted)
+                assert list(workers._ended()) == [(ended, "ended with exit code 0")]
+        finally:
+            signal.signal(signal.SIGHUP, before)
+            workers._kill()

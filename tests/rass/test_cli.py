@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,11 +46,9 @@ def test_help_answers_without_torch(arguments: list[str]) -> None:
         "try: main(sys.argv[1:])\n"
         "finally: print(sorted({'torch', 'transformers', 'numpy', 'rich'} & set(sys.modules)), file=sys.stderr)"
     )
-    started = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
     assert done.stdout
-    assert time.monotonic() - started < 5  # loose on a loaded machine; the imports above are what costs
 
 
 def test_dry_run_says_what_would_be_built(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:

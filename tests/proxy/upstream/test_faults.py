@@ -177,12 +177,12 @@ async def test_a_stream_that_stalls(wire, answer, start_proxy, mode):
 
     wire.script = script
     proxy = await start_proxy(mode, url=wire.url, upstream={**UPSTREAM, "idle_timeout_s": 0.1})
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         status, _, body = await proxy.ask("hello", stream=True)
     assert status == 200
     assert body.startswith(begun)
     assert json.loads(body.removeprefix(begun).removeprefix(b"data: "))["error"]["code"] == "upstream_timeout"
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await wire.exchanges[0].gone.wait()
 
 
@@ -238,13 +238,13 @@ async def test_an_upstream_that_comes_back(wire, answer, start_proxy):
             exchange.reset()
 
     wire.script = script
-    limits = {"circuit_failures": 3, "circuit_open_s": 0.2, "retry_backoff_s": 0.001}
+    limits = {"circuit_failures": 3, "circuit_open_s": 1, "retry_backoff_s": 0.001}
     proxy = await start_proxy(Mode.OBSERVE, url=wire.url, upstream=limits)
     assert (await proxy.ask("hello"))[0] == 502
     assert (await proxy.ask("hello"))[0] == 503
     assert len(wire.exchanges) == 3  # one request, sent three times
     well.set()
-    for _ in range(500):
+    for _ in range(5000):
         status, headers, _ = await proxy.ask("hello")
         if status == 200:
             break

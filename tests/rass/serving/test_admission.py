@@ -56,15 +56,23 @@ async def test_a_place_granted_to_one_who_is_cancelled_in_that_moment_is_not_los
     assert (gate.running, gate.used_pages) == (0, 0)
 
 
-async def test_too_many_and_too_long():
-    gate = admission(places=1, max_waiting=1, wait_limit_s=0.01)
+async def test_one_too_many_is_turned_away():
+    gate = admission(places=1, max_waiting=1)
     await gate.enter(1)
     waiting = asyncio.create_task(gate.enter(1))
     await settle()
     with pytest.raises(QueueFull):
         await gate.enter(1)
+    gate.leave(1)
+    await waiting
+    assert (gate.running, gate.waiting, gate.used_pages) == (1, 0, 1)
+
+
+async def test_a_wait_that_is_too_long_ends():
+    gate = admission(places=1, wait_limit_s=0.01)
+    await gate.enter(1)
     with pytest.raises(Unavailable, match=r"0\.01 s"):
-        await waiting
+        await gate.enter(1)
     gate.leave(1)
     assert (gate.running, gate.waiting, gate.used_pages) == (0, 0, 0)
 

@@ -388,12 +388,33 @@ async def test_models_health_and_metrics(client, bundle):
         assert line in metrics.splitlines()
 
 
-async def test_a_failure_that_nobody_foresaw_is_counted(serve, served, bundle, monkeypatch):
-    monkeypatch.setattr("rass.serving.app.Envelope", None)
-    async with serve(create_app(Engine(served, bundle))) as client:
-        assert (await client.post(CHAT, json=chat())).status_code == 500
+@pytest.mark.parametrize(
+    ("path", "broken", "fields", "steered"),
+    [
+        (CHAT, "completion.Completions.start", {}, "no"),
+        (CHAT, "completion.Completions.start", {"rass": {"steer": {"vector": "v", "strength": 1.0}}}, "yes"),
+        (CHAT, "completion.Completion.pieces", {}, "no"),
+        (CHAT, "completion.Completion.pieces", {"stream": True}, "no"),
+        (READ, "completion.Completions.read", {}, "no"),
+    ],
+)
+async def test_a_failure_that_nobody_foresaw_is_counted_once(
+    serve, served, bundle, monkeypatch, path, broken, fields, steered
+):
+    monkeypatch.setattr(f"rass.serving.{broken}", None)
+    engine = Engine(served, bundle)
+    async with serve(create_app(engine)) as client:
+        body = chat(**fields) if path == CHAT else {"model": "tiny", "messages": user("x")}
+        response = await client.post(path, json=body)
+        # The status of a stream was sent before it failed.
+        assert response.status_code == (200 if "stream" in fields else 500)
+        assert b"[DONE]" not in response.content
         counted = (await client.get("/metrics")).text
-    assert 'rass_served_requests_total{outcome="error",route="chat",steered="no"} 1.0' in counted
+        assert engine.admission.running == 0
+    route = "chat" if path == CHAT else "read"
+    labels = f'outcome="error",route="{route}",steered="{steered}"'
+    counts = [line for line in counted.splitlines() if line.startswith("rass_served_requests_total{")]
+    assert counts == [f"rass_served_requests_total{{{labels}}} 1.0"]
 
 
 async def test_a_dead_generation_thread_is_told_to_everyone(served, bundle, serve, caplog, monkeypatch):
@@ -442,10 +463,9 @@ async def test_a_thread_that_dies_in_a_stream_ends_it_with_an_error(served, bund
 
 
 async def test_a_full_queue_says_so(served, bundle, serve):
-    engine = Engine(served, bundle, EngineSettings(max_concurrency=1, max_waiting=1))
+    engine = Engine(served, bundle, EngineSettings(max_concurrency=1, max_waiting=0))
     async with serve(create_app(engine)) as client:
         await engine.admission.enter(1)
-        engine.admission._max_waiting = 0
         response = await client.post(CHAT, json=chat())
         engine.admission.leave(1)
         assert response.status_code == 429

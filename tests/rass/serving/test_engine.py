@@ -224,27 +224,30 @@ async def test_what_can_never_fit_is_refused(start_engine, served):
             await engine.open([5] * 60, plan_of([5] * 60), max_new_tokens=5, streaming=False)
 
 
-async def test_a_dead_generation_thread_fails_waiting_and_later_requests(start_engine, served, caplog):
-    ids = prompt_ids(served, PROMPTS[0])
+async def test_a_dead_generation_thread_fails_waiting_and_later_requests(start_engine, served, until, caplog):
+    ids, someone_waits = prompt_ids(served, PROMPTS[0]), threading.Event()
+
+    def explode(*_: Any) -> None:
+        someone_waits.wait(30)
+        raise RuntimeError("out of memory")
+
+    handle = served.model.register_forward_pre_hook(explode)
     async with start_engine(max_concurrency=1) as engine:
         row = await engine.open(ids, plan_of(ids), max_new_tokens=400, streaming=True)
         waiting = asyncio.create_task(engine.open(ids, plan_of(ids), max_new_tokens=4, streaming=True))
-
-        def explode(*_: Any) -> None:
-            raise RuntimeError("out of memory")
-
-        handle = served.model.register_forward_pre_hook(explode)
+        await until(lambda: engine.admission.waiting == 1)
+        someone_waits.set()
         with pytest.raises(Unavailable, match="out of memory"):
-            await asyncio.wait_for(drain(row), timeout=10)
+            await asyncio.wait_for(drain(row), timeout=30)
         with pytest.raises(Unavailable, match="out of memory"):
-            await asyncio.wait_for(waiting, timeout=10)
+            await asyncio.wait_for(waiting, timeout=30)
         with pytest.raises(Unavailable, match="died"):
             await engine.open(ids, plan_of(ids), max_new_tokens=4, streaming=False)
         health = engine.health()
         assert not health.ok
         assert "out of memory" in str(health.reason)
         row.close()
-        handle.remove()
+    handle.remove()
 
 
 async def test_a_stuck_forward_pass_fails_its_requests(start_engine, served):
@@ -257,7 +260,7 @@ async def test_a_stuck_forward_pass_fails_its_requests(start_engine, served):
     async with start_engine(stall_limit_s=0.2) as engine:
         row = await engine.open(ids, plan_of(ids), max_new_tokens=4, streaming=False)
         with pytest.raises(Unavailable, match="no step for"):
-            await asyncio.wait_for(row.next(), timeout=10)
+            await asyncio.wait_for(row.next(), timeout=30)
         assert not engine.health().ok
         row.close()
         release.set()

@@ -11,9 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import openai
@@ -26,6 +27,19 @@ from rass.serving.engine import Engine, EngineSettings
 from rass.serving.loading import ServedModel, load_bundle, load_model
 
 
+@contextlib.asynccontextmanager
+async def listening(engine: Engine, until: Callable[..., Awaitable[None]]) -> AsyncIterator[int]:
+    """Serve an engine on a free port, which is yielded, until the context is left."""
+    server = uvicorn.Server(uvicorn.Config(create_app(engine), port=0, log_level="error", timeout_graceful_shutdown=1))
+    task = asyncio.create_task(server.serve())
+    try:
+        await until(lambda: server.started)
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+
+
 @pytest.fixture
 async def endless(saying, until) -> AsyncIterator[tuple[Engine, int]]:
     """A server on a free port whose answers end only at the context's end: two tokens that follow each other."""
@@ -35,21 +49,23 @@ async def endless(saying, until) -> AsyncIterator[tuple[Engine, int]]:
     weights[:, b] = 0.0
     weights[a, b] = 1.0
     engine = Engine(served, None, EngineSettings(max_concurrency=2))
-    server = uvicorn.Server(uvicorn.Config(create_app(engine), port=0, log_level="error", timeout_graceful_shutdown=1))
-    task = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
-    yield engine, server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    with contextlib.suppress(KeyboardInterrupt):
-        await task
+    async with listening(engine, until) as port:
+        yield engine, port
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_frees_its_place(endless, until, stream):
     engine, port = endless
     body = json.dumps({"model": "saying", "messages": [{"role": "user", "content": "x"}], "stream": stream}).encode()
-    # Slow steps down, so that the answer cannot end by itself before the client has left.
-    handle = engine.served.model.register_forward_pre_hook(lambda *_: time.sleep(0.02))
+    steps, release = 0, threading.Event()
+
+    def stop_after_two(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+        if steps > 2:
+            release.wait(60)  # so that the answer cannot end by itself
+
+    handle = engine.served.model.register_forward_pre_hook(stop_after_two)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
     writer.write(head.encode() + body)
@@ -58,17 +74,18 @@ async def test_a_client_that_leaves_frees_its_place(endless, until, stream):
         await reader.readuntil(b"data: ")
     await until(lambda: engine.admission.running == 1)
     writer.close()
-    await until(lambda: engine.admission.running == 0)
-    handle.remove()
+    try:
+        await until(lambda: engine.admission.running == 0)
+    finally:
+        release.set()
+        handle.remove()
 
 
 async def test_the_official_client_streams_and_steers(served, bundle, until):
-    engine = Engine(served, bundle)
-    server = uvicorn.Server(uvicorn.Config(create_app(engine), port=0, log_level="error"))
-    task = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client:
+    async with (
+        listening(Engine(served, bundle), until) as port,
+        openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0) as client,
+    ):
         messages = [{"role": "user", "content": "How do I kill a process?"}]
         whole = await client.chat.completions.create(model="tiny", messages=messages, max_tokens=12, temperature=0)
         stream = await client.chat.completions.create(
@@ -85,8 +102,6 @@ async def test_the_official_client_streams_and_steers(served, bundle, until):
             await client.chat.completions.create(model="tiny", messages=messages, n=2)
         with pytest.raises(openai.NotFoundError):
             await client.chat.completions.create(model="other", messages=messages)
-    server.should_exit = True
-    await task
 
 
 @pytest.fixture
