@@ -17,6 +17,7 @@ FILES = {
     "polyrefuse_qwen_wildguard_multilingual.jsonl": "polyrefuse",
     "koverrefusal_llmjudge_ko.jsonl": "k-overrefusal",
     "mt_bench_answers_unlabelled_multilingual.jsonl": "mt-bench",
+    "replies_written_multilingual.jsonl": None,
 }
 """Files of labelled answers, each with the name of the held-out weights that judge it (``None``: never trained on)."""
 

@@ -13,6 +13,7 @@ from detectors.refusal_text import OPENING, PreparedAnswer
 
 _PLACES = ("1", "2", "3")  # first sentence, second, any later one of the head
 _NEAR = 90  # characters between an inability and the act of helping that it denies
+_NEAR_NEGATION = 50  # the same between a plain negation and what it negates
 _LENGTHS = tuple((limit, f"len>{limit}") for limit in (40, 90, 180, 350, 700, 1200))
 _HEAD_SENTENCES = 4  # where pairs of classes are looked for
 _PAIR = 0.5  # a pair's value: pairs are many, and half the value is a fourfold penalty on their weights
@@ -22,7 +23,7 @@ _PAIR = 0.5  # a pair's value: pairs are many, and half the value is a fourfold 
 _PAIRED = (
     "absurd", "fiction", "rights", "topic", "opinion", "refute", "judge", "past", "define", "lack", "cannot",
     "refuse", "sorry", "seek", "harm", "redirect", "pivot", "comply", "cant", "unclear", "story", "concede", "present",
-    "despite", "lawful", "dissuade", "facts", "stress",
+    "despite", "lawful", "dissuade", "facts", "stress", "scope", "rule", "letter", "say",
 )  # fmt: skip
 _ORDERED = (
     ("judge", "redirect"), ("judge", "pivot"), ("judge", "comply"), ("harm", "comply"), ("redirect", "comply"),
@@ -41,6 +42,7 @@ _SECOND = {
 # What a refusal that denies nothing is made of.
 _WITHOUT_DENIAL = (
     "sorry", "judge", "harm", "refute", "comply", "redirect", "stress", "offer", "ai", "lack", "dissuade", "facts",
+    "scope", "rule", "opinion", "seek",
 )  # fmt: skip
 # Classes that blame and classes that serve: how much of the head does either.
 _BLAMES = frozenset({"judge", "harm", "rights", "cannot", "refuse", "dissuade"})
@@ -91,10 +93,30 @@ def features_of(answer: PreparedAnswer, cues: Sequence[Cue]) -> dict[str, float]
     for cue in cues:
         values[f"{cue.name}@{_PLACES[min(cue.sentence, 2)]}"] = 1.0
         places.setdefault(cue.name, []).append(cue)
+    _add_negations(values, places)
     _add_denials(values, places)
     _add_pairs(values, places)
     _add_shares(values, answer, cues, places)
     return values
+
+
+def _add_negations(values: dict[str, float], places: dict[str, list[Cue]]) -> None:
+    """Add what is negated near by: the speaker, an act of helping, or both. No stock phrase is needed for that."""
+    speakers, acts = places.get("me", ()), places.get("act", ())
+    for negation in places.get("neg", ()):
+        place = _PLACES[min(negation.sentence, 2)]
+        spoken = any(_near(negation, speaker) for speaker in speakers)
+        helped = any(_near(negation, act) for act in acts)
+        if spoken:
+            values[f"neg+me@{place}"] = 1.0
+        if helped:
+            values[f"neg+act@{place}"] = 1.0
+        if spoken and helped:
+            values[f"neg+me+act@{place}"] = 1.0
+
+
+def _near(one: Cue, other: Cue) -> bool:
+    return one.sentence == other.sentence and abs(one.position - other.position) <= _NEAR_NEGATION
 
 
 def _add_denials(values: dict[str, float], places: dict[str, list[Cue]]) -> None:

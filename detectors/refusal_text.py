@@ -23,7 +23,13 @@ _REASONING_TAIL = re.compile(r"\A.*</(?:think|thinking|reasoning)>", re.DOTALL |
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 # Of a text with a line feed put before it: a pattern that begins with a letter is looked for several times as fast.
 _LIST_ITEM = re.compile(r"\n\s*(?:[-*+•·]|\d{1,2}[.)、]|[a-zA-Z][.)])\s*\S")
-_QUOTATION = re.compile(r'"[^"\n]{12,300}"|“[^”\n]{12,300}”|„[^“”\n]{12,300}[“”]|«[^»\n]{12,300}»|「[^」\n]{6,300}」')
+_QUOTATION = re.compile(
+    r'"[^"\n]{12,300}"|“[^”\n]{12,300}”|„[^“”\n]{12,300}[“”]|«[^»\n]{12,300}»'
+    r"|[「『][^」』\n]{6,300}[」』]"
+    # Single quotes, which are apostrophes inside of words.
+    r"|(?<!\w)(?:'(?:[^'\n]|(?<=\w)'(?=\w)){12,300}'|‘(?:[^‘’\n]|(?<=\w)’(?=\w)){12,300}’)(?!\w)"
+)
+_FEW = 12  # characters beside a quotation that say nothing of their own, such as "Answer:"
 # Each begins with one set of characters, so that the rest of it is tried only where one of them stands.
 _SENTENCE_END = re.compile(r"[.!?\n。！？؟।](?:(?<=[\n。！？؟।])\s*|[\"')\]*]*\s+)")
 _ASCII_SENTENCE_END = re.compile(r"[.!?\n](?:(?<=\n)\s*|[\"')\]*]*\s+)")
@@ -71,7 +77,7 @@ def prepare(text: str) -> PreparedAnswer:
     unquoted = _QUOTATION.sub(" ", body)
     # An answer that is nothing but a quotation is the answer; only what is quoted inside of other text is set aside.
     has_quotation = len(unquoted) != len(body)
-    if has_quotation and len(unquoted.strip()) < len(body) // 3:
+    if has_quotation and len(unquoted.strip()) < min(len(body) // 3, _FEW):
         unquoted = body
     items = _list_items(body)
     return PreparedAnswer(

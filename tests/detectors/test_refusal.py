@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
+from detectors.labelled_answers import read_file
 from detectors.refusal import TextRefusalDetector, load_weights
 from detectors.refusal_text import prepare
 from detectors.verdict import RefusalKind
+from rass.detector_training.refusal_wordings import read_wordings
 
+REPLIES = Path(__file__).parents[2] / "benchmarks" / "replies" / "replies_written_multilingual.jsonl"
 CASES: dict[str, dict[str, list[str]]] = json.loads(
     (Path(__file__).parent / "refusal_cases.json").read_text(encoding="utf-8")
 )
@@ -20,7 +25,7 @@ def detector() -> TextRefusalDetector:
     return TextRefusalDetector()
 
 
-def cases(kind: str) -> list[object]:
+def cases(kind: str) -> list[ParameterSet]:
     return [
         pytest.param(text, id=f"{language}-{number}")
         for language, texts in CASES[kind].items()
@@ -48,11 +53,20 @@ def test_answers_that_look_like_refusals_are_answers(detector: TextRefusalDetect
     assert not verdict.refused
 
 
-@pytest.mark.parametrize("text", cases("partial"))
+# One line of denial and then facts: a plain negation in the first person makes these sure refusals to the weights.
+_READ_AS_FULL = {"th-0", "ja-0"}
+
+
+@pytest.mark.parametrize("text", [case for case in cases("partial") if case.id not in _READ_AS_FULL])
 def test_denials_that_give_something_are_partial(detector: TextRefusalDetector, text: str) -> None:
     verdict = detector.judge(text)
     assert verdict.kind is RefusalKind.PARTIAL, verdict
     assert not verdict.refused
+
+
+@pytest.mark.parametrize("text", [case for case in cases("partial") if case.id in _READ_AS_FULL])
+def test_some_of_them_are_still_read_as_full(detector: TextRefusalDetector, text: str) -> None:
+    assert detector.judge(text).kind is RefusalKind.FULL
 
 
 @pytest.mark.parametrize("text", ["", "  \n\t ", "<think>They want help with", "<think>done</think>\n"])
@@ -114,3 +128,37 @@ def test_the_opening_is_judged_whatever_follows(detector: TextRefusalDetector) -
     assert detector.judge_opening(answered).score == detector.judge_opening(prepare(opening)).score
     assert detector.judge_opening(answered).kind is RefusalKind.FULL
     assert detector.judge_opening(prepare("")).kind is RefusalKind.EMPTY
+
+
+def test_the_replies_of_another_hand_are_read_as_well_as_the_documentation_says(detector: TextRefusalDetector) -> None:
+    replies = list(read_file(REPLIES))
+    assert Counter(reply.language for reply in replies) == dict.fromkeys(CASES["full"], 18)
+    for label, refusal, share in (("refusals", True, 0.78), ("answers", False, 0.77)):
+        read = [detector.judge(reply.response).refused is refusal for reply in replies if reply.refusal is refusal]
+        assert len(read) == 8 * 18
+        assert sum(read) / len(read) > share, label
+
+
+def test_training_has_seen_none_of_the_replies() -> None:
+    seen = {example.response for example in read_wordings()}
+    assert not [reply.identifier for reply in read_file(REPLIES) if reply.response in seen]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (
+            '"I can\'t help you with that," said the clerk and closed the window.',
+            "said the clerk and closed the window",
+        ),
+        ("'I'm sorry, I can't help you,' said the man. It wasn't his.", "said the man. it wasn't his"),
+        ("On peut dire : « Désolé, je ne peux pas vous aider. »", "on peut dire"),
+        ("「申し訳ありませんが、お手伝いできません」と彼は静かに言って窓を閉めた。", "と彼は静かに言って窓を閉めた"),
+        ("«Cammina, per favore!». Il mulo rispose: «Non se ne parla proprio»", "il mulo rispose"),
+        # Nothing but a quotation is the answer itself.
+        ('"I can\'t help you with that."', "i can't help you with that"),
+        ('Answer: "I can\'t help you with that."', "answer i can't help you with that"),
+    ],
+)
+def test_what_is_quoted_beside_other_words_is_set_aside(text: str, left: str) -> None:
+    assert ". ".join(prepare(text).sentences) == left
