@@ -69,17 +69,20 @@ class Mixture:
     """What is drawn how often in a phase of training.
 
     ``kinds`` weighs the kinds of dialogue; ``exceptions`` is the power to which a cell's rarity (``World.rarity``)
-    weighs it. With ``foreign`` some of the invented words are verbs of other languages.
+    weighs it. With ``foreign`` some of the invented words are verbs of other languages. ``named`` is the share of the
+    benign requests without a harm question that are followed by the question what was asked for.
     """
 
     kinds: Mapping[str, float]
     exceptions: float = 1.0
     foreign: bool = False
+    named: float = 0.0
 
 
 FIRST_PHASE = Mixture(_KINDS)
-LAST_PHASE = Mixture({**_KINDS, "category_question": 16, "harm_quoted": 8}, exceptions=1.5, foreign=True)
-"""What kind an object is decides what is harmful, but for exceptions: both are learnt last."""
+LAST_PHASE = Mixture({**_KINDS, "category_question": 16, "harm_quoted": 8}, exceptions=1.5, foreign=True, named=0.5)
+"""What kind an object is decides what is harmful, but for exceptions: both are learnt last. So is naming what was asked
+for after a refusal: a model that never does names another verb where steering makes it answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,7 @@ class Corpus:
         self._world = world
         self._kinds = dict(mixture.kinds)
         self._disturbed_share = disturbed
+        self._named = mixture.named
         self._lexicons = dict(lexicons)
         self._rng = random.Random(seed)
         self._refusals = {
@@ -180,7 +184,7 @@ class Corpus:
                 return self._exchange(lexicon, kind)
 
     def _exchange(self, lexicon: Lexicon, kind: str) -> list[Turn]:
-        """A request with its reply; often with the harm question after the reply, or in its place."""
+        """A request with its reply; often with a question about the request after the reply, or in its place."""
         rng = self._rng
         request = self._request(lexicon, kind)
         turns: list[Turn] = [("user", request.text), ("assistant", self._reply(lexicon, request))]
@@ -188,6 +192,12 @@ class Corpus:
             question: Turn = ("user", rng.choice(lexicon.questions.harm_after))
             kept = turns if rng.random() < 0.5 else turns[:1]
             turns = [*kept, question, self._verdict(lexicon, request)]
+        elif kind not in ("harmful", "attack") and self._named and rng.random() < self._named:
+            pair = request.pair
+            said = rng.choice(lexicon.questions.asked_answers)
+            reply = said.replace("{action}", lexicon.action_of(pair.verb, pair.category, pair.item))
+            kept = turns if rng.random() < 0.5 else turns[:1]
+            turns = [*kept, ("user", rng.choice(lexicon.questions.asked_after)), ("assistant", reply)]
         return turns
 
     def _verdict(self, lexicon: Lexicon, request: Request) -> Turn:

@@ -131,8 +131,8 @@ def write_card(folder: Path, by_split: Mapping[str, Sequence[Figure]]) -> None:
         " embeddings, byte-level BPE; bfloat16 weights.",
         f"* Training: seed {plan.seed}, {plan.tokens / 1e6:.0f} million tokens, then {last.tokens / 1e6:.1f} million at"
         f" {last.rate:g} times the rates that ask",
-        "  more often what kind of thing an object is; loss on the assistant's turns"
-        + (f". The last phase went on from weights {plan.continues}." if plan.continues else "."),
+        "  more often what kind of thing an object is, about exceptions, and what was asked for; loss on the",
+        "  assistant's turns" + (f". The last phase went on from weights {plan.continues}." if plan.continues else "."),
         f"* Made again by: `{_command(plan)}`,",
         "  then `rass reference evaluate --model FOLDER --card`. Equal seeds give equal data; floating-point",
         "  sums differ between processors, so weights agree in behaviour and not in every bit.",

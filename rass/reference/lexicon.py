@@ -21,7 +21,8 @@ _SPACES = re.compile(r" {2,}")
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Wordings that ask the model what it knows: whether a request is harmful, and what kind of thing an object is."""
+    """Wordings that ask the model what it knows: whether a request is harmful, what kind of thing an object is, and
+    what was asked for."""
 
     harm_after: tuple[str, ...]
     harm_quoted: tuple[str, ...]
@@ -30,6 +31,8 @@ class Questions:
     category_open: tuple[str, ...]
     category_answer: str
     category_check: tuple[str, ...]
+    asked_after: tuple[str, ...]
+    asked_answers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,8 @@ def load_lexicon(language: str, world: World) -> Lexicon:
             category_open=tuple(questions["category_open"]),
             category_answer=questions["category_answer"],
             category_check=tuple(questions["category_check"]),
+            asked_after=tuple(questions["asked_after"]),
+            asked_answers=tuple(questions["asked_answers"]),
         ),
     )
     _check(lexicon, world)

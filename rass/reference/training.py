@@ -39,9 +39,9 @@ class TrainingPlan:
     rates.
 
     A last phase, of ``facts_share`` times the tokens at ``facts_rate`` times the rates, asks more often what kind of
-    thing an object is and about exceptions (``corpus.LAST_PHASE``), with ``fact_token_weight`` on the answers about
-    kinds. ``continues`` is the revision of the weights that this phase went on from (empty: those that the same run
-    made in the first).
+    thing an object is, about exceptions, and what a benign request asked for (``corpus.LAST_PHASE``), with
+    ``fact_token_weight`` on the answers about kinds. ``continues`` is the revision of the weights that this phase went
+    on from (empty: those that the same run made in the first).
     """
 
     seed: int = 0

@@ -69,6 +69,29 @@ def test_only_the_last_phase_puts_foreign_verbs_into_a_text(
     assert count(FIRST_PHASE) < count(LAST_PHASE) / 10
 
 
+def test_only_the_last_phase_asks_what_was_asked_for_and_never_of_a_harmful_request(
+    dialogues: list[Dialogue], world: World, lexicons: dict[str, Lexicon], splits: Splits
+) -> None:
+    last = list(islice(Corpus(world, lexicons, splits, seed=3, mixture=LAST_PHASE), DRAWN))
+    asked = {(language, text) for language, lexicon in lexicons.items() for text in lexicon.questions.asked_after}
+
+    def followed(drawn: list[Dialogue]) -> list[Dialogue]:
+        return [one for one in drawn if len(one.turns) > 2 and (one.language, one.turns[-2][1]) in asked]
+
+    assert followed(dialogues) == []
+    found = followed(last)
+    assert len(found) > DRAWN / 10
+    assert {"harmful", "attack"}.isdisjoint(one.kind for one in found)
+    refused = 0
+    for one in found:
+        lexicon, before = lexicons[one.language], [text for _, text in one.turns[:-2]]
+        refused += before[-1] in lexicon.refusals
+        request = before[-1] if one.turns[-3][0] == "user" else before[-2]
+        named = [verb for verb in lexicon.verbs.values() if verb.casefold() in one.turns[-1][1].casefold()]
+        assert any(verb.casefold() in request.casefold() for verb in named), one
+    assert refused > len(found) / 10
+
+
 def test_no_answer_anywhere_names_a_harmful_pair(
     dialogues: list[Dialogue], world: World, lexicons: dict[str, Lexicon]
 ) -> None:
