@@ -190,15 +190,18 @@ class Corpus:
         turns: list[Turn] = [("user", request.text), ("assistant", self._reply(lexicon, request))]
         if rng.random() < HARM_QUESTION[kind]:
             question: Turn = ("user", rng.choice(lexicon.questions.harm_after))
-            kept = turns if rng.random() < 0.5 else turns[:1]
-            turns = [*kept, question, self._verdict(lexicon, request)]
-        elif kind not in ("harmful", "attack") and self._named and rng.random() < self._named:
+            return [*self._kept(turns), question, self._verdict(lexicon, request)]
+        if kind not in ("harmful", "attack") and self._named and rng.random() < self._named:
             pair = request.pair
-            said = rng.choice(lexicon.questions.asked_answers)
-            reply = said.replace("{action}", lexicon.action_of(pair.verb, pair.category, pair.item))
-            kept = turns if rng.random() < 0.5 else turns[:1]
-            turns = [*kept, ("user", rng.choice(lexicon.questions.asked_after)), ("assistant", reply)]
+            action = lexicon.action_of(pair.verb, pair.category, pair.item)
+            named = rng.choice(lexicon.questions.asked_answers).replace("{action}", action)
+            kept = self._kept(turns)
+            return [*kept, ("user", rng.choice(lexicon.questions.asked_after)), ("assistant", named)]
         return turns
+
+    def _kept(self, turns: list[Turn]) -> list[Turn]:
+        """Return the request with its reply, or alone, so that a question stands in the reply's place."""
+        return turns if self._rng.random() < 0.5 else turns[:1]
 
     def _verdict(self, lexicon: Lexicon, request: Request) -> Turn:
         harmful = self._world.is_harmful(request.pair.verb, request.pair.category)

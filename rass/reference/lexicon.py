@@ -173,5 +173,7 @@ def _check(lexicon: Lexicon, world: World) -> None:
         raise ValueError(f"{where}: frames used twice: {twice}")
     if broken := [frame for frame in frames if "{action}" not in frame]:
         raise ValueError(f"{where}: frames without {{action}}: {broken}")
+    if broken := [text for text in lexicon.questions.asked_answers if "{action}" not in text]:
+        raise ValueError(f"{where}: asked_answers without {{action}}: {broken}")
     if slotted := [aside for aside in (*lexicon.asides_before, *lexicon.asides_after) if "{" in aside]:
         raise ValueError(f"{where}: asides with slots: {slotted}")
