@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from tokenizers import Tokenizer
 
 from benchmarks.cases import load_cases, resolve_prompts
 from benchmarks.errors import InputError
@@ -26,7 +27,7 @@ from benchmarks.progress import progress
 from benchmarks.recordings import load_recordings
 from benchmarks.scoring import load_grammar
 
-__all__ = ["Cost", "CostOptions", "CostReport", "measure"]
+__all__ = ["BOUNDARY_TOKENS", "Cost", "CostOptions", "CostReport", "measure", "texts_of_tokens"]
 
 PHRASES = re.compile(
     r"i'?m sorry|i am sorry|i apologi[sz]e|i can(?:no|')?t|i am unable|i'm unable|i won't|i will not|as an ai|"
@@ -36,7 +37,8 @@ PHRASES = re.compile(
 """A list of English phrases, as benchmarks of jailbreaks use: the cheapest detector there is, and no good one."""
 
 BATCH = 32
-_BOUNDARY_WORDS = 45  # about 64 tokens of a word-piece tokenizer
+BOUNDARY_TOKENS = 64  # of the detector's own tokenizer, its special tokens included
+_MOST_CHARACTERS = 16  # of one token
 _WARM_UP = 50
 _TIMEOUT_S = 60.0
 
@@ -145,20 +147,17 @@ def _streamed(detector: Any, text: str) -> object:
 
 def _boundary(folder: Path, count: int) -> tuple[dict[str, Cost], float]:
     from detectors.onnx_classifier import OnnxClassifier
-    from detectors.onnx_manifest import DetectorKind
+    from detectors.onnx_manifest import TOKENIZER_NAME, DetectorKind
     from detectors.onnx_session import ModelFileError
     from detectors.runtime import RuntimeSettings
 
-    words = " ".join(case.messages[-1].content for case in load_cases(resolve_prompts("reference:report", None).rows))
-    pieces = words.split()
-    texts = [" ".join(pieces[start : start + _BOUNDARY_WORDS]) for start in range(0, len(pieces), _BOUNDARY_WORDS)]
-    texts = texts[: max(BATCH, count // 4)]
     before = _rss_mb()
     try:
         settings = RuntimeSettings(threads=1, workers=1, max_batch=BATCH, device="cpu")
         classifier = OnnxClassifier.open(folder, DetectorKind.BOUNDARY, settings)
     except ModelFileError as error:
         raise InputError(f"--boundary: {error}") from error
+    texts = texts_of_tokens(folder / TOKENIZER_NAME, max(BATCH, count // 4))
 
     async def alone() -> Cost:
         spent: list[int] = []
@@ -183,6 +182,23 @@ def _boundary(folder: Path, count: int) -> tuple[dict[str, Cost], float]:
     with classifier:
         costs = {"boundary": asyncio.run(alone()), f"boundary, a text in batches of {BATCH}": asyncio.run(batched())}
         return costs, _rss_mb() - before
+
+
+def texts_of_tokens(tokenizer_file: Path, count: int) -> list[str]:
+    """Return the shipped prompts, one after the other, cut into texts of `BOUNDARY_TOKENS` tokens."""
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    rest = " ".join(case.messages[-1].content for case in load_cases(resolve_prompts("reference:report", None).rows))
+    inner = BOUNDARY_TOKENS - tokenizer.num_special_tokens_to_add(is_pair=False)
+    texts: list[str] = []
+    while rest and len(texts) < count:
+        # So many characters hold more tokens than fit; all of the rest at once would take a minute.
+        found = tokenizer.encode(rest[: BOUNDARY_TOKENS * _MOST_CHARACTERS], add_special_tokens=False)
+        end = found.offsets[min(inner, len(found)) - 1][1]
+        texts.append(rest[:end])
+        rest = rest[end:].lstrip()
+    return texts
 
 
 def _cost(spent_ns: Sequence[int]) -> Cost:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from benchmarks import cli
+from benchmarks.detector_cost import BOUNDARY_TOKENS, texts_of_tokens
 
 
 def test_costs_are_told_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,3 +39,13 @@ def test_costs_are_told_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_boundary_detector_that_is_none_is_named(tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["detectors", "--texts", "10", "--boundary", str(tmp_path)]) == 2
     assert "--boundary: " in capsys.readouterr().err
+
+
+def test_texts_for_a_boundary_detector_have_as_many_tokens_as_is_claimed(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    texts = texts_of_tokens(tmp_path / "tokenizer.json", 20)
+    assert len(set(texts)) == 20
+    assert {len(tokenizer.encode(text).ids) for text in texts} == {BOUNDARY_TOKENS}
