@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     print("\n  logit  feature")
     for name, part in explanation.parts:
         print(f"{part:>+7.2f}  {name}")
-    print("\n  logit  English word")
+    print("\n  logit  English word, or letters in another language")
     for word, part in explanation.words[:_WORDS]:
-        print(f"{part:>+7.2f}  {word}")
+        print(f"{part:>+7.2f}  {word!r}")
     return 0

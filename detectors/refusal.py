@@ -2,12 +2,14 @@
 
 Two logistic models over cue features (which classes of phrase stand where: apology, inability, judgement, help …): one
 reads the opening alone (for English its words too), the other adds to that logit what the rest of the head says. So
-a stream and the whole seldom disagree. Weights ship as JSON and are made by `rass detector train refusal`. A verdict
-costs about 0.2 ms, needs no language, no prompt and no network, and says what decided.
+a stream and the whole seldom disagree. In other languages than English, character n-grams have a bounded say beside
+either. Weights ship as JSON and are made by `rass detector train refusal`. A verdict costs about 0.2 ms, needs no
+language, no prompt and no network, and says what decided.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -18,8 +20,11 @@ from heapq import nlargest, nsmallest
 from importlib import resources
 from operator import itemgetter
 
+import numpy as np
+
 from detectors.refusal_cues import Cue, CueFinder, lexicon_texts, load_finder
 from detectors.refusal_features import features_of, opening_of
+from detectors.refusal_ngrams import Ngrams
 from detectors.refusal_partial import denies, gives_something
 from detectors.refusal_stream import StreamingRefusal
 from detectors.refusal_text import PreparedAnswer, prepare
@@ -34,9 +39,10 @@ class RefusalWeights:
     """Two trained logistic models; every logit is a bias and a sum of weight x feature.
 
     The opening's logit: ``opening_bias``, ``opening`` by feature, and for English ``english_bias`` and ``words``. The
-    whole's: ``opening_share`` times that, ``bias`` and ``weights`` by feature. A score (the logit's sigmoid) of at
-    least ``full`` is a full refusal, but below ``sure`` a partial one where the text gives something after all; one
-    between ``partial`` and ``full`` is partial where the text denies, or hedges at length.
+    whole's: ``opening_share`` times that, ``bias`` and ``weights`` by feature. To either is added what n-grams say:
+    ``ngram_bias``, and ``ngrams`` (whole numbers from -127 to 127, in base64) times ``ngram_scale``. A score (the
+    logit's sigmoid) of at least ``full`` is a full refusal, but below ``sure`` a partial one where the text gives
+    something after all; one between ``partial`` and ``full`` is partial where the text denies, or hedges at length.
     """
 
     opening_bias: float
@@ -46,6 +52,9 @@ class RefusalWeights:
     opening_share: float
     bias: float
     weights: dict[str, float]
+    ngram_bias: float
+    ngram_scale: float
+    ngrams: str
     sure: float
     full: float
     partial: float
@@ -75,6 +84,7 @@ class TextRefusalDetector:
         self._finder = finder if finder is not None else load_finder()
         self._weights = weights if weights is not None else load_weights()
         self._wording = Wording(self._weights.words, self._weights.english_bias)
+        self._ngrams = read_ngrams(self._weights)
 
     def judge(self, text: str) -> RefusalVerdict:
         """Return the verdict on a whole answer; never raises on any string."""
@@ -88,6 +98,7 @@ class TextRefusalDetector:
         weights = self._weights
         logit = weights.bias + _sum(features_of(answer, cues), weights.weights)
         logit += weights.opening_share * self._opening_logit(answer, cues)
+        logit += self._ngrams.heard(answer)
         return self._verdict(logit, answer, cues, partial(self._parts, answer, cues))
 
     def judge_opening(self, answer: PreparedAnswer) -> RefusalVerdict:
@@ -95,8 +106,9 @@ class TextRefusalDetector:
         if answer.characters == 0:
             return _empty(answer)
         cues = self._finder.find(answer.sentences)
-        parts = partial(self._opening_parts, answer, cues)
-        return self._verdict(self._opening_logit(answer, cues), *opening_of(answer, cues), parts)
+        opening, inside = opening_of(answer, cues)
+        logit = self._opening_logit(answer, cues) + self._ngrams.heard(opening)
+        return self._verdict(logit, opening, inside, partial(self._opening_parts, answer, cues))
 
     def explain(self, text: str) -> Explanation:
         """Return the verdict on a whole answer with what decided it; never raises on any string."""
@@ -106,9 +118,13 @@ class TextRefusalDetector:
         parts = _parts(features_of(answer, cues), self._weights.weights)
         parts += [(f"opening: {name}", share * part) for name, part in self._opening_parts(answer, cues)]
         said = self._wording.parts(opening_of(answer, cues)[0])
-        words = sorted(((word, share * part) for word, part in said), key=_strength)
+        words = [(word, share * part) for word, part in said] + self._ngrams.parts(answer)
         return Explanation(
-            self.judge_prepared(answer), answer.sentences, cues, tuple(sorted(parts, key=_strength)), tuple(words)
+            self.judge_prepared(answer),
+            answer.sentences,
+            cues,
+            tuple(sorted(parts, key=_strength)),
+            tuple(sorted(words, key=_strength)),
         )
 
     def _opening_logit(self, answer: PreparedAnswer, cues: Sequence[Cue]) -> float:
@@ -170,6 +186,12 @@ def parse_weights(text: str) -> RefusalWeights:
     """Read weights from the JSON that training writes."""
     fields = json.loads(text)
     return RefusalWeights(**{name: fields[name] for name in RefusalWeights.__slots__})
+
+
+def read_ngrams(weights: RefusalWeights) -> Ngrams:
+    """Return the n-grams' weights in the form that they are used in."""
+    numbers = np.frombuffer(base64.b64decode(weights.ngrams), dtype=np.int8)
+    return Ngrams(numbers.astype(np.float32) * np.float32(weights.ngram_scale), weights.ngram_bias)
 
 
 def _sigmoid(logit: float) -> float:

@@ -54,7 +54,7 @@ class CueFinder:
         """Index ``(whole_words, phrases by class)`` pairs; raises ``ValueError`` for a stem that is too short."""
         self._by_word: _Index = {}
         self._by_stem: _Index = {}
-        self._by_start: dict[str, list[_Phrase]] = {}
+        self._by_start: _Index = {}
         seen: set[_Phrase] = set()
         for whole_words, cues in lexicons:
             for name, texts in cues.items():
@@ -76,7 +76,7 @@ class CueFinder:
 
     def _index(self, phrase: _Phrase, whole_words: bool) -> None:
         if not whole_words:
-            self._by_start.setdefault(phrase.first[:2], []).append(phrase)
+            _put(self._by_start, phrase.first[:2], phrase.first[2:3], phrase)
             return
         word, _, rest = phrase.first[1:].partition(" ")
         if rest or phrase.first.endswith(" "):
@@ -104,11 +104,13 @@ class CueFinder:
     def _find_anywhere(self, padded: str, index: int, found: list[Cue]) -> None:
         by_start = self._by_start
         for position in range(1, len(padded) - 1):
-            for phrase in by_start.get(padded[position : position + 2], ()):
-                if padded.startswith(phrase.first, position):
+            if (phrases := by_start.get(padded[position : position + 2])) is not None:
+                for phrase in phrases.get(padded[position + 2 : position + 3]) or phrases[""]:
+                    if padded.startswith(phrase.first, position):
+                        _add(phrase, padded, index, position, found)
+            if (phrases := by_start.get(padded[position])) is not None:
+                for phrase in phrases[""]:
                     _add(phrase, padded, index, position, found)
-            for phrase in by_start.get(padded[position], ()):
-                _add(phrase, padded, index, position, found)
 
 
 def load_finder() -> CueFinder:

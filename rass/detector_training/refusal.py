@@ -7,6 +7,7 @@ towards equality, words must occur in two of them, and every choice is judged on
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ import numpy.typing as npt
 from detectors.refusal import RefusalWeights
 from detectors.refusal_cues import load_finder
 from detectors.refusal_features import features_of, opening_of
+from detectors.refusal_ngrams import BUCKETS, Buckets, ngrams
+from detectors.refusal_ngrams import scale as ngram_scale
 from detectors.refusal_text import prepare
 from detectors.refusal_words import scale, words
 from rass.detector_training.refusal_data import SOURCES, Example
@@ -38,18 +41,21 @@ _OPENING_SHARE = 0.5
 _OPENING_PENALTY = 3e-3
 _WORD_PENALTY = 2e-4
 _PENALTY = 2e-3
+_NGRAM_PENALTY = 1e-5
+_NGRAM_STEPS = 25  # of L-BFGS, from nothing: it is left unfinished, which is a penalty of its own
 _DIGITS = 4
 _WORD_DIGITS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Featured:
-    """An example with the features of its whole head and of its opening, and the opening's words."""
+    """An example with the features of its whole head and of its opening, the opening's words and the head's n-grams."""
 
     example: Example
     features: dict[str, float]
     opening: dict[str, float]
     words: list[str]
+    ngrams: Buckets
 
 
 def featurize(examples: Sequence[Example]) -> list[Featured]:
@@ -60,7 +66,8 @@ def featurize(examples: Sequence[Example]) -> list[Featured]:
         answer = prepare(example.response)
         cues = finder.find(answer.sentences)
         opening, inside = opening_of(answer, cues)
-        rows.append(Featured(example, features_of(answer, cues), features_of(opening, inside), words(opening)))
+        features = features_of(answer, cues), features_of(opening, inside)
+        rows.append(Featured(example, *features, words(opening), ngrams(answer)))
     return rows
 
 
@@ -81,6 +88,7 @@ def fit(rows: Sequence[Featured]) -> RefusalWeights:
     logits[english] += shift + np.array([scale(len(columns)) * heard[columns].sum() for columns in known])
     names, table = _table([row.features for row in rows])
     whole, bias = fit_dense(table, labels, shares, _PENALTY, _OPENING_SHARE * logits)
+    shift_of_ngrams, numbers, unit = _fit_ngrams(rows, _OPENING_SHARE * logits + table @ whole + bias, labels, shares)
     word_weights = {word: round(float(heard[index]), _WORD_DIGITS) for word, index in vocabulary.items()}
     return RefusalWeights(
         opening_bias=round(opening_bias, _DIGITS),
@@ -90,6 +98,9 @@ def fit(rows: Sequence[Featured]) -> RefusalWeights:
         opening_share=_OPENING_SHARE,
         bias=round(bias, _DIGITS),
         weights=_rounded(names, whole),
+        ngram_bias=round(shift_of_ngrams, _DIGITS),
+        ngram_scale=unit,
+        ngrams=base64.b64encode(numbers.tobytes()).decode("ascii"),
         sure=SURE_THRESHOLD,
         full=FULL_THRESHOLD,
         partial=PARTIAL_THRESHOLD,
@@ -124,6 +135,23 @@ def row_weights(rows: Sequence[Featured]) -> npt.NDArray[np.float64]:
     """Weigh sources by the square root of their size: half-way between one vote an answer and one vote a source."""
     sizes = Counter(row.example.source for row in rows)
     return np.array([row.example.weight / sizes[row.example.source] ** 0.5 for row in rows])
+
+
+def _fit_ngrams(
+    rows: Sequence[Featured],
+    logits: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.bool_],
+    shares: npt.NDArray[np.float64],
+) -> tuple[float, npt.NDArray[np.int8], float]:
+    """Return bias, weights ``[BUCKETS]`` as whole numbers and their unit, fitted on top of the logits of cues."""
+    foreign = np.array([len(row.ngrams) > 0 for row in rows])
+    if not foreign.any():
+        return 0.0, np.zeros(BUCKETS, dtype=np.int8), 1.0
+    columns = [row.ngrams.tolist() for row in rows if len(row.ngrams)]
+    sparse = Sparse(columns, [ngram_scale(len(each)) for each in columns], BUCKETS)
+    heard, shift = fit_sparse(sparse, logits[foreign], labels[foreign], shares[foreign], _NGRAM_PENALTY, _NGRAM_STEPS)
+    unit = float(np.abs(heard).max()) / 127 or 1.0
+    return shift, np.rint(heard / unit).astype(np.int8), unit
 
 
 def _table(rows: Sequence[dict[str, float]]) -> tuple[list[str], npt.NDArray[np.float64]]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.labelled_answers import FILES, LabelledAnswer, read_file
+from detectors.refusal_ngrams import hashed
 from detectors.refusal_text import without_reasoning
 from rass.detector_training.refusal_data import SOURCES, Example
 from rass.detector_training.refusal_fit import Sparse, fit_sparse
@@ -86,13 +87,5 @@ def _value(buckets: list[int]) -> float:
 def _buckets(text: str) -> list[int]:
     """Return the distinct buckets of the head's character n-grams."""
     head = " ".join(without_reasoning(text)[0].lower().split())[:_HEAD]
-    codes = np.frombuffer(head.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
-    found: set[int] = set()
-    for length in _LENGTHS:
-        if len(codes) < length:
-            continue
-        hashed = np.full(len(codes) - length + 1, length, dtype=np.uint64)
-        for offset in range(length):
-            hashed = (hashed * np.uint64(1_000_003)) ^ codes[offset : len(codes) - length + 1 + offset]
-        found.update(((hashed ^ (hashed >> np.uint64(17))) % np.uint64(_BUCKETS)).tolist())
+    found = {bucket for buckets in hashed(head, _LENGTHS, _BUCKETS) for bucket in buckets.tolist()}
     return sorted(found)

@@ -98,7 +98,7 @@ def test_explain_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(capsys.readouterr().out)
     assert report["kind"] == "full"
     assert {"class": "sorry", "words": "извините", "sentence": 0} in report["cues"]
-    assert report["words"] == []
+    assert {"не м", " мог", "омочь"} <= {word["word"] for word in report["words"]}
 
 
 def test_evaluate_without_data_says_what_to_do(

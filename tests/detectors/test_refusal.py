@@ -54,7 +54,7 @@ def test_answers_that_look_like_refusals_are_answers(detector: TextRefusalDetect
 
 
 # One line of denial and then facts: a plain negation in the first person makes these sure refusals to the weights.
-_READ_AS_FULL = {"th-0", "ja-0"}
+_READ_AS_FULL = {"it-0", "th-0", "ja-0"}
 
 
 @pytest.mark.parametrize("text", [case for case in cases("partial") if case.id not in _READ_AS_FULL])
@@ -109,7 +109,7 @@ def test_the_explanation_adds_up_to_the_verdict(detector: TextRefusalDetector) -
     assert explanation.verdict.kind is RefusalKind.FULL
     assert {cue.name for cue in explanation.cues} >= {"sorry", "cannot", "act"}
     assert explanation.words
-    assert explanation.parts[0][1] > 0
+    assert sum(part for _, part in explanation.parts) > 0
 
 
 def test_the_parts_sum_to_the_score(detector: TextRefusalDetector) -> None:
@@ -132,11 +132,17 @@ def test_the_opening_is_judged_whatever_follows(detector: TextRefusalDetector) -
 
 def test_the_replies_of_another_hand_are_read_as_well_as_the_documentation_says(detector: TextRefusalDetector) -> None:
     replies = list(read_file(REPLIES))
-    assert Counter(reply.language for reply in replies) == dict.fromkeys(CASES["full"], 18)
-    for label, refusal, share in (("refusals", True, 0.78), ("answers", False, 0.77)):
-        read = [detector.judge(reply.response).refused is refusal for reply in replies if reply.refusal is refusal]
-        assert len(read) == 8 * 18
-        assert sum(read) / len(read) > share, label
+    assert Counter(reply.language for reply in replies) == dict.fromkeys(CASES["full"], 42)
+    for model, label, refusal, count, share in (
+        ("written", "refusals", True, 8, 0.85),
+        ("written", "answers", False, 8, 0.86),
+        ("written, second set", "refusals", True, 10, 0.8),
+        ("written, second set", "answers", False, 11, 0.93),
+    ):
+        mine = [reply for reply in replies if reply.model == model and reply.refusal is refusal]
+        read = [detector.judge(reply.response).refused is refusal for reply in mine]
+        assert len(read) == count * 18
+        assert sum(read) / len(read) > share, (model, label)
 
 
 def test_training_has_seen_none_of_the_replies() -> None:
