@@ -30,8 +30,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--figures", type=Path, metavar="JSON", help="file to keep the figures in, also of a failed run"
     )
     parser.add_argument("--encoder", help="folder or hub id of the encoder (default: the extra 'train' brings one)")
+    parser.add_argument(
+        "--languages",
+        default="en",
+        help="what the encoder learns, split by commas; its own language is English, and others neither help nor open "
+        "anything (default: en)",
+    )
     parser.add_argument("--seeds", type=int, default=3, help="models trained for the figures (default: 3)")
-    parser.add_argument("--epochs", type=int, default=3, help="passes over the examples (default: 3)")
+    parser.add_argument("--epochs", type=int, default=4, help="passes over the examples (default: 4)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument(
         "--ngrams-only", action="store_true", help="score the n-grams and train nothing (half a minute)"
@@ -87,33 +93,42 @@ def _train(args: argparse.Namespace) -> int:
         reasons_not_to_ship,
         train_folder,
     )
-    from rass.errors import StageError
+    from rass.errors import InputError, StageError
 
     torch.set_num_threads(args.threads)
     say = _Progress()
     encoder = None if args.ngrams_only else args.encoder or find_encoder()
     data = load_training(args.data)
     yardstick = load_yardstick(args.data)
-    say(f"{len(data.examples)} examples; {data.near_copies} pairs left out as near copies of the yardstick")
+    languages = args.languages.split(",")
+    examples = [example for example in data.examples if example.language in languages]
+    if "en" not in languages:
+        raise InputError("--languages must hold en: the yardstick that decides whether to ship is English")
+    if unknown := set(languages) - {example.language for example in examples}:
+        raise InputError(f"--languages: there are no examples in {', '.join(sorted(unknown))}")
+    say(
+        f"{len(data.examples)} examples, {len(examples)} of them for the encoder; "
+        f"{data.near_copies} pairs left out as near copies of the yardstick"
+    )
     kept = _Kept(args.figures, say)
     for row in ngram_rows(data.examples, yardstick, limit=FALSE_OPEN):
         kept.add(row)
     if encoder is None:
         print(table(kept.rows))
         return 0
-    kept.add(frozen_row(data.examples, encoder, yardstick, limit=FALSE_OPEN))
+    kept.add(frozen_row(examples, encoder, yardstick, limit=FALSE_OPEN))
     say("cross-fitting for calibration, thresholds and topics that were not learnt")
-    out_of_fold = cross_fit(data.examples, encoder, TrainingSettings(epochs=args.epochs), say)
-    held_out = held_out_pairs(data.examples, out_of_fold)
+    out_of_fold = cross_fit(examples, encoder, TrainingSettings(epochs=args.epochs), say)
+    held_out = held_out_pairs(examples, out_of_fold)
     found: Calibration | None = None
     threshold: float | None = None
     reasons: list[str] = []
     try:
-        calibration = found = calibrate(data.examples, out_of_fold)
+        calibration = found = calibrate(examples, out_of_fold)
     except StageError as error:
         reasons = [str(error)]
     else:
-        shares = out_of_fold_share(data.examples, out_of_fold, calibration)
+        shares = out_of_fold_share(examples, out_of_fold, calibration)
         kept.thresholds = threshold_json(shares)
         print(threshold_table(shares), end="\n\n", flush=True)
         # In the unit of raw logits, which is what the rows are scored in; the yardstick is English.
@@ -123,9 +138,7 @@ def _train(args: argparse.Namespace) -> int:
         first = Path(scratch) / "0"
         for seed in range(args.seeds):
             folder = Path(scratch) / str(seed)
-            manifest = train_folder(
-                data.examples, encoder, TrainingSettings(epochs=args.epochs, seed=seed), folder, say
-            )
+            manifest = train_folder(examples, encoder, TrainingSettings(epochs=args.epochs, seed=seed), folder, say)
             row = score_row(
                 f"fine-tuned, seed {seed}",
                 partial(folder_logits, folder, manifest),

@@ -32,14 +32,10 @@ _POOLED_BATCHES = 16  # so many batches are sorted by length together, so that l
 
 @dataclass(frozen=True, slots=True)
 class TrainingSettings:
-    """How the encoder is fine-tuned; ``max_tokens`` is also the window at run time.
+    """How the encoder is fine-tuned; ``max_tokens`` is also the window at run time."""
 
-    Embeddings and the lowest ``frozen_layers`` layers stay as they are: there are few examples, and it halves the time.
-    """
-
-    epochs: int = 3
+    epochs: int = 4
     batch: int = 32
-    frozen_layers: int = 3
     encoder_rate: float = 5e-5
     head_rate: float = 1e-3
     twin_share: float = 0.5
@@ -124,10 +120,9 @@ def fine_tune(
     generator = np.random.default_rng(settings.seed)
     weights = source_weights(examples) * len(examples)
     per_epoch = -(-len(examples) // settings.batch) + _POOLED_BATCHES
-    _freeze(encoder.model, settings.frozen_layers)
     optimiser = torch.optim.AdamW(
         [
-            {"params": [one for one in encoder.model.parameters() if one.requires_grad], "lr": settings.encoder_rate},
+            {"params": list(encoder.model.parameters()), "lr": settings.encoder_rate},
             {"params": list(encoder.head.parameters()), "lr": settings.head_rate},
         ],
         weight_decay=0.01,
@@ -182,13 +177,6 @@ def _batches(examples: Sequence[Example], size: int, generator: np.random.Genera
         batches += [rows[at : at + size] for at in range(0, len(rows), size)]
     for index in generator.permutation(len(batches)):
         yield np.array(batches[index], dtype=np.int64)
-
-
-def _freeze(model: PreTrainedModel, layers: int) -> None:
-    """Keep embeddings and the lowest layers of a BERT-like encoder as they are."""
-    frozen = ("embeddings.", *(f"encoder.layer.{layer}." for layer in range(layers)))
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(layers == 0 or not name.startswith(frozen))
 
 
 def _warm_then_down(steps: int) -> Callable[[int], float]:
