@@ -1,7 +1,7 @@
 """Contrast pairs: minimal twins of a harmful and a benign request, written for this project.
 
-They hold requests only, in thirteen languages, below `contrast/`: one pair a line in the text files, templates with slots
-in `factored.toml`. Twins share their words and their form, so that neither gives the harm away.
+They hold requests only, in thirteen languages, below `contrast/`: one pair a line in the text files, templates with
+slots in `factored.toml`. Twins share their words and their form, so that neither gives the harm away.
 """
 
 from __future__ import annotations
