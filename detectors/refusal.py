@@ -24,7 +24,7 @@ import numpy as np
 
 from detectors.refusal_cues import Cue, CueFinder, lexicon_texts, load_finder
 from detectors.refusal_features import features_of, opening_of
-from detectors.refusal_ngrams import Ngrams
+from detectors.refusal_ngrams import BUCKETS, Ngrams
 from detectors.refusal_partial import denies, gives_something
 from detectors.refusal_stream import StreamingRefusal
 from detectors.refusal_text import PreparedAnswer, prepare
@@ -189,8 +189,10 @@ def parse_weights(text: str) -> RefusalWeights:
 
 
 def read_ngrams(weights: RefusalWeights) -> Ngrams:
-    """Return the n-grams' weights in the form that they are used in."""
+    """Return the n-grams' weights in the form that they are used in; raises ``ValueError`` for too few or too many."""
     numbers = np.frombuffer(base64.b64decode(weights.ngrams), dtype=np.int8)
+    if len(numbers) != BUCKETS:
+        raise ValueError(f"the weights hold {len(numbers)} n-grams instead of {BUCKETS}; train them again")
     return Ngrams(numbers.astype(np.float32) * np.float32(weights.ngram_scale), weights.ngram_bias)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from detectors.refusal import load_weights, read_ngrams
 from detectors.refusal_ngrams import BUCKETS, LENGTHS, MOST, Ngrams, hashed, ngrams, scale
 from detectors.refusal_text import prepare
 
@@ -53,3 +57,10 @@ def test_any_string_is_taken() -> None:
     weights = Ngrams(np.ones(BUCKETS, dtype=np.float32), 0.0)
     for text in ("\ud800\udfff\ud800 ия", "٠١٢", "a", "ja", "🙏🙏🙏", "\x00\x01 niet"):
         assert abs(weights.heard(prepare(text))) <= MOST
+
+
+def test_weights_of_another_size_are_refused() -> None:
+    shipped = load_weights()
+    assert np.abs(read_ngrams(shipped).weights).max() == pytest.approx(127 * shipped.ngram_scale)
+    with pytest.raises(ValueError, match="3 n-grams instead of 65536"):
+        read_ngrams(replace(shipped, ngrams=base64.b64encode(b"abc").decode()))
