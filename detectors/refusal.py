@@ -64,7 +64,7 @@ class RefusalWeights:
 class Explanation:
     """A verdict with what led to it: the head's sentences, their cues, what each feature and word adds to the logit.
 
-    Features of the opening have names that begin with `opening: `.
+    Features of the opening have names that begin with `opening: `. In other languages than English ``words`` are n-grams.
     """
 
     verdict: RefusalVerdict
@@ -97,7 +97,7 @@ class TextRefusalDetector:
         cues = self._finder.find(answer.sentences)
         weights = self._weights
         logit = weights.bias + _sum(features_of(answer, cues), weights.weights)
-        logit += weights.opening_share * self._opening_logit(answer, cues)
+        logit += weights.opening_share * self._opening_logit(*opening_of(answer, cues))
         logit += self._ngrams.heard(answer)
         return self._verdict(logit, answer, cues, partial(self._parts, answer, cues))
 
@@ -107,17 +107,18 @@ class TextRefusalDetector:
             return _empty(answer)
         cues = self._finder.find(answer.sentences)
         opening, inside = opening_of(answer, cues)
-        logit = self._opening_logit(answer, cues) + self._ngrams.heard(opening)
-        return self._verdict(logit, opening, inside, partial(self._opening_parts, answer, cues))
+        logit = self._opening_logit(opening, inside) + self._ngrams.heard(opening)
+        return self._verdict(logit, opening, inside, partial(self._opening_parts, opening, inside))
 
     def explain(self, text: str) -> Explanation:
         """Return the verdict on a whole answer with what decided it; never raises on any string."""
         answer = prepare(text)
         cues = tuple(self._finder.find(answer.sentences))
         share = self._weights.opening_share
+        opening, inside = opening_of(answer, cues)
         parts = _parts(features_of(answer, cues), self._weights.weights)
-        parts += [(f"opening: {name}", share * part) for name, part in self._opening_parts(answer, cues)]
-        said = self._wording.parts(opening_of(answer, cues)[0])
+        parts += [(f"opening: {name}", share * part) for name, part in self._opening_parts(opening, inside)]
+        said = self._wording.parts(opening)
         words = [(word, share * part) for word, part in said] + self._ngrams.parts(answer)
         return Explanation(
             self.judge_prepared(answer),
@@ -127,21 +128,20 @@ class TextRefusalDetector:
             tuple(sorted(words, key=_strength)),
         )
 
-    def _opening_logit(self, answer: PreparedAnswer, cues: Sequence[Cue]) -> float:
+    def _opening_logit(self, opening: PreparedAnswer, cues: Sequence[Cue]) -> float:
         weights = self._weights
-        opening, inside = opening_of(answer, cues)
         said = weights.opening_bias + self._wording.heard(opening)
-        return said + _sum(features_of(opening, inside), weights.opening)
+        return said + _sum(features_of(opening, cues), weights.opening)
 
-    def _opening_parts(self, answer: PreparedAnswer, cues: Sequence[Cue]) -> list[tuple[str, float]]:
+    def _opening_parts(self, opening: PreparedAnswer, cues: Sequence[Cue]) -> list[tuple[str, float]]:
         """Return what each feature of the opening adds to its logit."""
-        return _parts(features_of(*opening_of(answer, cues)), self._weights.opening)
+        return _parts(features_of(opening, cues), self._weights.opening)
 
     def _parts(self, answer: PreparedAnswer, cues: Sequence[Cue]) -> list[tuple[str, float]]:
         """Return what each feature of the whole and of the opening adds to the logit of the whole."""
         share = self._weights.opening_share
         parts = _parts(features_of(answer, cues), self._weights.weights)
-        return parts + [(name, share * part) for name, part in self._opening_parts(answer, cues)]
+        return parts + [(name, share * part) for name, part in self._opening_parts(*opening_of(answer, cues))]
 
     def _verdict(
         self,

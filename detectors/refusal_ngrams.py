@@ -19,7 +19,10 @@ from detectors.refusal_words import is_english
 LENGTHS = (3, 4, 5)
 BUCKETS = 1 << 16
 MOST = 0.5
-"""The most that n-grams may add to a logit, or take from it. Chosen on sources left out."""
+"""The most that n-grams may add to a logit, or take from it.
+
+On sources left out .5 and .8 were as good; at .8 they overturned a written case, Dutch sympathy with advice.
+"""
 
 _HEAD = 400  # characters of the normalised head
 _PRIME = np.uint64(1_000_003)

@@ -136,7 +136,7 @@ def ngram_rows(examples: Sequence[Example], yardstick: Yardstick, *, limit: floa
 
 def frozen_row(examples: Sequence[Example], encoder: str, yardstick: Yardstick, *, limit: float) -> Row:
     """Score a logistic regression on the untouched encoder's embeddings, learnt from everything."""
-    return _baseline("frozen encoder, both", _frozen(encoder), examples, yardstick, limit)
+    return _baseline("frozen encoder", _frozen(encoder), examples, yardstick, limit)
 
 
 def table(rows: Sequence[Row]) -> str:

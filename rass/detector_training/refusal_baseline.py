@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.labelled_answers import FILES, LabelledAnswer, read_file
-from detectors.refusal_ngrams import hashed
+from detectors.refusal_ngrams import hashed, scale
 from detectors.refusal_text import without_reasoning
 from rass.detector_training.refusal_data import SOURCES, Example
 from rass.detector_training.refusal_fit import Sparse, fit_sparse
@@ -72,16 +72,12 @@ def _fit(examples: Sequence[Example], features: Sequence[list[int]]) -> tuple[np
     sizes = Counter(example.source for example in examples)
     shares = np.array([example.weight / sizes[example.source] ** 0.5 for example in examples])
     labels = np.array([example.refusal for example in examples])
-    sparse = Sparse(features, [_value(buckets) for buckets in features], _BUCKETS)
+    sparse = Sparse(features, [scale(len(buckets)) for buckets in features], _BUCKETS)
     return fit_sparse(sparse, np.zeros(len(labels)), labels, shares, _PENALTY, _STEPS)
 
 
 def _score(buckets: list[int], coefficients: npt.NDArray[np.float64], bias: float) -> float:
-    return bias + _value(buckets) * float(coefficients[buckets].sum())
-
-
-def _value(buckets: list[int]) -> float:
-    return len(buckets) ** -0.5 if buckets else 0.0
+    return bias + scale(len(buckets)) * float(coefficients[buckets].sum())
 
 
 def _buckets(text: str) -> list[int]:

@@ -6,7 +6,8 @@ judge other texts than these. In other languages than English the pairs are abou
 ways are …" refuses, "this is illegal, nevertheless here is how …" answers; one labelled set alone holds such. Beside
 them stand short, formal, dissuading and redirecting refusals, and answers that speak of laws, crimes, falsehoods or
 what the model cannot see, and long answers about laws, fallacies and ethics. Partial refusals (a denial and then
-help, hedges, changes of subject) stand beside full ones of the same opening.
+help, hedges, changes of subject) stand beside full ones of the same opening, and after the same friendly sentences both
+refusals and help. Replies of other hands, whose misses showed what was lacking, stand among them.
 """
 
 from __future__ import annotations

@@ -112,8 +112,14 @@ def test_the_explanation_adds_up_to_the_verdict(detector: TextRefusalDetector) -
     assert sum(part for _, part in explanation.parts) > 0
 
 
-def test_the_parts_sum_to_the_score(detector: TextRefusalDetector) -> None:
-    text = "I'm sorry, but I can't help with that. " + "Ask a lawyer what the law says about it. " * 6
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't help with that. " + "Ask a lawyer what the law says about it. " * 6,
+        "Dabei helfe ich Ihnen nicht. " + "Fragen Sie eine Anwältin, was das Gesetz dazu sagt. " * 6,
+    ],
+)
+def test_the_parts_sum_to_the_score(detector: TextRefusalDetector, text: str) -> None:
     explanation = detector.explain(text)
     weights = load_weights()
     logit = sum(part for _, part in [*explanation.parts, *explanation.words])

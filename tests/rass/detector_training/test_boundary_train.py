@@ -231,7 +231,7 @@ def test_command(
         assert part in captured.out
     figures = read_detector(out).figures["yardstick"]
     assert isinstance(figures, dict)
-    assert set(figures) == {*BASELINES, "frozen encoder, both", "fine-tuned, seed 0"}
+    assert set(figures) == {*BASELINES, "frozen encoder", "fine-tuned, seed 0"}
     kept = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert kept["yardstick"] == figures
     assert kept["thresholds"]["en"]["benign_below"] is None
