@@ -64,7 +64,8 @@ class RefusalWeights:
 class Explanation:
     """A verdict with what led to it: the head's sentences, their cues, what each feature and word adds to the logit.
 
-    Features of the opening have names that begin with `opening: `. In other languages than English ``words`` are n-grams.
+    Features of the opening have names that begin with `opening: `. ``words`` are n-grams where the answer is not
+    English.
     """
 
     verdict: RefusalVerdict
