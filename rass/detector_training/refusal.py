@@ -150,7 +150,8 @@ def _fit_ngrams(
     columns = [row.ngrams.tolist() for row in rows if len(row.ngrams)]
     sparse = Sparse(columns, [ngram_scale(len(each)) for each in columns], BUCKETS)
     heard, shift = fit_sparse(sparse, logits[foreign], labels[foreign], shares[foreign], _NGRAM_PENALTY, _NGRAM_STEPS)
-    unit = float(np.abs(heard).max()) / 127 or 1.0
+    # Rounded, so that the last bits of a sum, which depend on the number of threads, do not change the file.
+    unit = float(f"{np.abs(heard).max() / 127:.5g}") or 1.0
     return shift, np.rint(heard / unit).astype(np.int8), unit
 
 
